@@ -1,0 +1,27 @@
+"""Fused anti-aliased downsampling for PyTorch: BlurPool and MaxBlurPool, one pass over memory a direction."""
+
+from . import nn
+from .backends import info
+from .functional import (
+    blur_pool1d,
+    blur_pool2d,
+    blur_pool3d,
+    max_blur_pool1d,
+    max_blur_pool2d,
+    max_blur_pool3d,
+)
+from .ops import backend
+from .version import __version__
+
+__all__ = [
+    "__version__",
+    "backend",
+    "blur_pool1d",
+    "blur_pool2d",
+    "blur_pool3d",
+    "info",
+    "max_blur_pool1d",
+    "max_blur_pool2d",
+    "max_blur_pool3d",
+    "nn",
+]

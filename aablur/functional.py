@@ -1,0 +1,243 @@
+"""The functions people call: arguments become axes, the path is chosen, an op does the work."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import ops, reference
+from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLOATS = frozenset(_DTYPES)
+
+
+def blur_pool1d(
+    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
+) -> Tensor:
+    """`blur_pool2d` along one axis: x is (channels, width) or (batch, channels, width)."""
+    return blur_pool("blur_pool1d", 1, x, taps, stride, padding, padding_mode)
+
+
+def blur_pool2d(
+    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
+) -> Tensor:
+    """Anti-aliased downsampling: blur, then keep every ``stride``-th value (BlurPool).
+
+    Along the height, then along the width:
+
+    1. Pad by ``padding`` in ``padding_mode``; a negative pad crops.
+    2. Correlate with ``taps``, in float32 (float64 for float64).
+    3. Keep every ``stride``-th value, from the first.
+
+    The result is rounded once to the dtype of ``x``. On a CPU with the native library this is one pass: ``x`` is
+    read once, the result written once, and the backward needs nothing but shapes.
+
+    Args:
+        x: (channels, height, width) or (batch, channels, height, width); float16, bfloat16, float32 or float64.
+            Contiguous and channels_last maps come out as they came in; other strides come out contiguous, and
+            are copied once where their rows are not contiguous.
+        taps: the filter. An int k is the binomial filter of k taps over its sum: 3 is [1, 2, 1] / 4. A tensor (k,)
+            or (channels, k) is used as given, not normalised, and gets a gradient if it requires one. A tuple holds
+            one of these for each of height and width. Default 3.
+        stride: an int, or one for each of height and width. Default 2.
+        padding: "same" pads (k - 1) // 2 before and k // 2 after, so that a size n gives ceil(n / stride). Or an
+            int; or one for each axis; or one (before, after) pair for each axis. Default "same".
+        padding_mode: "zeros", "reflect", "replicate" or "circular". Unlike torch's, "reflect" and "circular" go on
+            periodically on maps smaller than the pad. Default "reflect".
+
+    Returns:
+        (..., channels, out height, out width) with out = (size + before + after - k) // stride + 1.
+
+    Raises:
+        TypeError, ValueError: an argument is not of the form above, or the output would be empty.
+
+    Source: Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019 (arXiv 1904.11486).
+    """
+    return blur_pool("blur_pool2d", 2, x, taps, stride, padding, padding_mode)
+
+
+def blur_pool3d(
+    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
+) -> Tensor:
+    """`blur_pool2d` along three axes: x is (channels, depth, height, width), with or without a batch before."""
+    return blur_pool("blur_pool3d", 3, x, taps, stride, padding, padding_mode)
+
+
+def max_blur_pool1d(
+    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+) -> Tensor:  # fmt: skip
+    """`max_blur_pool2d` along one axis: x is (channels, width) or (batch, channels, width)."""
+    prologue = (window, window_padding, window_dilation)
+    return blur_pool("max_blur_pool1d", 1, x, taps, stride, padding, padding_mode, prologue, recompute)
+
+
+def max_blur_pool2d(
+    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+) -> Tensor:  # fmt: skip
+    """Anti-aliased max pooling: max at stride 1, then blur, then keep every ``stride``-th value (MaxBlurPool).
+
+    1. Max over ``window`` at stride 1, as ``F.max_pool2d(x, window, 1, window_padding, window_dilation)``: the first
+       maximum wins a tie, NaN propagates.
+    2. `blur_pool2d` of that map with ``taps``, ``stride``, ``padding`` and ``padding_mode``.
+
+    The map between the two is never stored. For the backward the position of each maximum is kept in 2 bits (windows
+    of up to 4 positions; 4 bits up to 16, 8 up to 256), or with ``recompute`` only ``x`` itself is.
+
+    Args:
+        x: as for `blur_pool2d`.
+        window: size of the max window: an int, or one for each of height and width; at most 65535 positions in all.
+            Default 2.
+        taps, stride, padding, padding_mode: as for `blur_pool2d`; padding acts on the map after the max.
+        window_padding: padding of the max with -inf, at most half the dilated window: an int or one an axis.
+            Default 0.
+        window_dilation: steps between window positions: an int or one an axis. Default 1.
+        recompute: for the backward, save ``x`` and find the maxima again, instead of saving codes. Costs one more
+            read of ``x``; saves memory where ``x`` is kept anyway. Default False.
+
+    Returns:
+        (..., channels, out height, out width) with out = (pooled + before + after - k) // stride + 1 and
+        pooled = size + 2 * window_padding - window_dilation * (window - 1).
+
+    Raises:
+        TypeError, ValueError: an argument is not of the form above, the window does not fit the map, or the output
+            would be empty.
+
+    Source: Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019 (arXiv 1904.11486).
+    """
+    prologue = (window, window_padding, window_dilation)
+    return blur_pool("max_blur_pool2d", 2, x, taps, stride, padding, padding_mode, prologue, recompute)
+
+
+def max_blur_pool3d(
+    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+) -> Tensor:  # fmt: skip
+    """`max_blur_pool2d` along three axes: x is (channels, depth, height, width), with or without a batch before."""
+    prologue = (window, window_padding, window_dilation)
+    return blur_pool("max_blur_pool3d", 3, x, taps, stride, padding, padding_mode, prologue, recompute)
+
+
+def blur_pool(
+    op: str, rank: int, x: Tensor, taps: Any, stride: Any, padding: Any, padding_mode: Any,
+    prologue: tuple[Any, Any, Any] | None = None, recompute: bool = False,
+) -> Tensor:  # fmt: skip
+    """What all of the above are: ``prologue`` is None, or (window, window_padding, window_dilation)."""
+    check_map(op, rank, x)
+    if type(taps) is int and type(stride) is int and type(padding_mode) is str and not torch.compiler.is_compiling():
+        packed, geometry = None, _cached_geometry(op, rank, taps, stride, padding, padding_mode, prologue)
+    else:
+        packed, taps_size = pack_taps(op, rank, taps, x)
+        geometry = Geometry(op, taps_size, stride, padding, padding_mode, *(prologue or ()))
+    if not isinstance(recompute, bool):
+        raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
+    return run(x, packed, geometry, prologue is not None, recompute)
+
+
+def _cached_geometry(op: str, rank: int, taps: int, *args: Any) -> Geometry:
+    try:
+        return _geometry_of(op, rank, taps, *args)
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise
+        return _geometry_of.__wrapped__(op, rank, taps, *args)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _geometry_of(op: str, rank: int, taps: int, stride: Any, padding: Any, mode: Any, prologue: Any) -> Geometry:
+    return Geometry(op, [check_taps_size(op, "taps", taps)] * rank, stride, padding, mode, *(prologue or ()))
+
+
+def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
+    """Chooses the path for a checked map: the reference inside torch.func's gradients and forward mode, whose rules
+    the ops cannot carry, else the ops.
+    """
+    rank = len(geometry.axes)
+    size = x.shape[-rank:]
+    geometry.check_sizes(size)
+    if _needs_aten():
+        return reference.blur_pool(x, taps, geometry)
+    if not is_max:
+        return ops._call("blur_pool", x, taps, *geometry.op_args)
+    if x.requires_grad and torch.is_grad_enabled() and not recompute:
+        return ops._call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
+    return ops._call("max_blur_pool", x, taps, *geometry.op_args)
+
+
+def _needs_aten() -> bool:
+    if torch.onnx.is_in_onnx_export() or forward_ad._current_level >= 0:
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    vmap = torch._C._functorch.TransformType.Vmap
+    return any(level.key() != vmap for level in torch._C._functorch.get_interpreter_stack() or ())
+
+
+# ---- arguments ---------------------------------------------------------------------------------------
+
+
+def check_map(op: str, rank: int, x: Any) -> None:
+    """Raises unless x is a map of this rank: a floating tensor with its channels, batched or not."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: x must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in _FLOATS:
+        allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
+        raise TypeError(f"{op}: x must be one of {allowed}, got {str(x.dtype).removeprefix('torch.')}")
+    if x.ndim not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{op}: x must have {rank + 1} dimensions (channels first) or {rank + 2} (a batch before them), "
+            f"got shape {tuple(x.shape)}"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(f"{op}: x must be a dense tensor, got layout {x.layout}")
+
+
+def check_taps_size(op: str, name: str, taps: Any) -> int:
+    if not _is_int(taps):
+        raise TypeError(f"{op}: {name} must be an int or a tensor, or a tuple with one an axis, got {taps!r}")
+    if not 1 <= taps <= LARGEST_BINOMIAL:
+        raise ValueError(f"{op}: {name} must be from 1 to {LARGEST_BINOMIAL}, got {taps}")
+    return taps
+
+
+def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, list[int]]:
+    """The taps of all axes side by side, (1 or channels, sum of sizes), and their sizes; None if all are binomial."""
+    parts = list(taps) if isinstance(taps, (tuple, list)) else [taps] * rank
+    if len(parts) != rank:
+        raise ValueError(f"{op}: taps must hold one entry for each of {rank} axes, got {len(parts)}")
+    names = [f"taps[{i}]" for i in range(rank)] if isinstance(taps, (tuple, list)) else ["taps"] * rank
+    for name, part in zip(names, parts, strict=True):
+        if isinstance(part, Tensor):
+            _check_taps_tensor(op, name, part, x, x.shape[-rank - 1])
+        else:
+            check_taps_size(op, name, part)
+    sizes = [p.shape[-1] if isinstance(p, Tensor) else p for p in parts]
+    if not any(isinstance(p, Tensor) for p in parts):
+        return None, sizes
+    dtype = reference.accumulator_dtype(x.dtype)
+    rows = [
+        p.to(dtype).reshape(-1, p.shape[-1])
+        if isinstance(p, Tensor)
+        else torch.tensor([binomial(p)], dtype=dtype, device=x.device)
+        for p in parts
+    ]
+    channels = max(r.shape[0] for r in rows)
+    packed = torch.cat([r.expand(channels, -1) for r in rows], 1) if rank > 1 else rows[0]
+    return packed.contiguous(), sizes
+
+
+def _check_taps_tensor(op: str, name: str, taps: Tensor, x: Tensor, channels: int) -> None:
+    if taps.dtype not in _FLOATS:
+        raise TypeError(f"{op}: {name} must be a floating tensor, got {str(taps.dtype).removeprefix('torch.')}")
+    if taps.ndim not in (1, 2) or taps.shape[-1] < 1 or (taps.ndim == 2 and taps.shape[0] != channels):
+        raise ValueError(
+            f"{op}: {name} must have shape (k,) or ({channels}, k), a row a channel of x, got {tuple(taps.shape)}"
+        )
+    if taps.device != x.device:
+        raise ValueError(f"{op}: {name} must be on the device of x, {x.device}, got {taps.device}")

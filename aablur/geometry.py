@@ -1,0 +1,167 @@
+"""One spatial axis of a blur pool, and the reading of arguments into axes. Works on ints and SymInts alike.
+
+Nothing here imports torch: tensors are told by the caller, who has looked at them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+AXIS_NAMES = ("depth", "height", "width")
+LARGEST_BINOMIAL = 1024  # beyond it the outermost taps underflow float64
+LARGEST_WINDOW_VOLUME = 65535  # an argmax code has 16 bits at most, one of them taken for "none"
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Everything about one spatial axis but its size.
+
+    A size goes through three steps: the max over ``window`` at stride 1 (``pooled_size``), the padding by
+    ``before`` and ``after`` (negative crops), and the correlation with ``taps`` taps at ``stride`` (``out_size``).
+    """
+
+    taps: int
+    stride: int
+    before: int
+    after: int
+    window: int = 1
+    window_padding: int = 0
+    window_dilation: int = 1
+
+    def pooled_size(self, size: int) -> int:
+        return size + 2 * self.window_padding - self.window_dilation * (self.window - 1)
+
+    def out_size(self, size: int) -> int:
+        return (self.pooled_size(size) + self.before + self.after - self.taps) // self.stride + 1
+
+
+def binomial(taps: int) -> list[float]:
+    """The binomial filter of ``taps`` taps over its sum, 2**(taps - 1)."""
+    return [math.comb(taps - 1, t) / 2 ** (taps - 1) for t in range(taps)]
+
+
+def axis_names(rank: int) -> tuple[str, ...]:
+    return AXIS_NAMES[3 - rank :]
+
+
+def code_bits(window_volume: int) -> int:
+    """Bits of one packed argmax code: the fewest of 2, 4, 8 or 16 that count the window's positions."""
+    return next(bits for bits in (2, 4, 8, 16) if window_volume <= 2**bits)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(op: str, name: str, value: Any, low: int) -> int:
+    if not _is_int(value):
+        raise TypeError(f"{op}: {name} must be an int, got {value!r} of type {type(value).__name__}")
+    if not low <= value <= LARGEST:
+        raise ValueError(f"{op}: {name} must be from {low} to {LARGEST}, got {value}")
+    return value
+
+
+def per_axis(op: str, name: str, value: Any, rank: int, low: int) -> tuple[int, ...]:
+    """An int, or one an axis, as a tuple of ``rank`` ints of at least ``low``."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != rank:
+            raise ValueError(
+                f"{op}: {name} must be an int or {rank} of them ({', '.join(axis_names(rank))}), got {value!r}"
+            )
+        return tuple(_whole(op, f"{name}[{i}]", v, low) for i, v in enumerate(value))
+    return (_whole(op, name, value, low),) * rank
+
+
+def _padding(op: str, value: Any, taps_size: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    rank = len(taps_size)
+    if isinstance(value, str):
+        if value != "same":
+            raise ValueError(f"{op}: padding must be 'same', ints or (before, after) pairs, got {value!r}")
+        return tuple(((k - 1) // 2, k // 2) for k in taps_size)
+    if isinstance(value, Sequence) and any(isinstance(v, Sequence) for v in value):
+        if len(value) != rank or any(not isinstance(v, Sequence) or isinstance(v, str) or len(v) != 2 for v in value):
+            raise ValueError(
+                f"{op}: padding must be 'same', an int, one int an axis or one (before, after) pair for each of "
+                f"{', '.join(axis_names(rank))}, got {value!r}"
+            )
+        return tuple(
+            (_whole(op, f"padding[{i}][0]", before, -LARGEST), _whole(op, f"padding[{i}][1]", after, -LARGEST))
+            for i, (before, after) in enumerate(value)
+        )
+    return tuple((p, p) for p in per_axis(op, "padding", value, rank, -LARGEST))
+
+
+class Geometry:
+    """The axes of one op, checked, and their numbers in the order that the op's schema takes them.
+
+    Args:
+        op: the name of the public function, for messages.
+        taps_size: length of the filter along each axis.
+        stride, padding, padding_mode, window, window_padding, window_dilation: as the public functions take
+            them; ``window`` None is the identity prologue.
+    """
+
+    __slots__ = ("axes", "op", "op_args", "padding_mode", "window_volume")
+
+    def __init__(
+        self, op: str, taps_size: Sequence[int], stride: Any, padding: Any, padding_mode: Any,
+        window: Any = None, window_padding: Any = 0, window_dilation: Any = 1,
+    ) -> None:  # fmt: skip
+        rank = len(taps_size)
+        if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
+            raise ValueError(f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        strides = per_axis(op, "stride", stride, rank, 1)
+        pads = _padding(op, padding, taps_size)
+        self.op = op
+        self.padding_mode = padding_mode
+        flat = [p for pair in pads for p in pair]
+        self.op_args: tuple[Any, ...] = (list(taps_size), list(strides), flat, padding_mode)
+        windows = wpads = (1,) * rank
+        dilations = (1,) * rank
+        self.window_volume = 1
+        if window is None:
+            wpads = (0,) * rank
+        else:
+            windows = per_axis(op, "window", window, rank, 1)
+            wpads = per_axis(op, "window_padding", window_padding, rank, 0)
+            dilations = per_axis(op, "window_dilation", window_dilation, rank, 1)
+            for w, p, d in zip(windows, wpads, dilations, strict=True):
+                if 2 * p > d * (w - 1) + 1:
+                    raise ValueError(
+                        f"{op}: window_padding must be at most half of the dilated window ({d * (w - 1) + 1}), got {p}"
+                    )
+            self.window_volume = math.prod(windows)
+            if self.window_volume > LARGEST_WINDOW_VOLUME:
+                raise ValueError(f"{op}: window must cover at most {LARGEST_WINDOW_VOLUME} positions, got {windows}")
+            self.op_args += (list(windows), list(wpads), list(dilations))
+        self.axes = tuple(
+            Axis(k, s, before, after, w, p, d)
+            for k, s, (before, after), w, p, d in zip(taps_size, strides, pads, windows, wpads, dilations, strict=True)
+        )
+
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """Raises ValueError unless every axis has an output: sizes are those of x, in the order of the axes."""
+        for axis, size in zip(self.axes, sizes, strict=True):
+            if size < 1 or axis.pooled_size(size) < 1 or axis.out_size(size) < 1:
+                self._explain(sizes)
+
+    def _explain(self, sizes: Sequence[int]) -> None:
+        for name, axis, size in zip(axis_names(len(self.axes)), self.axes, sizes, strict=True):
+            if size < 1:
+                raise ValueError(f"{self.op}: x must not have an empty {name}, got spatial size {tuple(sizes)}")
+            pooled = axis.pooled_size(size)
+            if pooled < 1:
+                raise ValueError(
+                    f"{self.op}: window must fit the map: {name} {size} with window {axis.window}, window_padding "
+                    f"{axis.window_padding}, window_dilation {axis.window_dilation} leaves {pooled}"
+                )
+            if axis.out_size(size) < 1:
+                raise ValueError(
+                    f"{self.op}: the output would be empty: {name} ({pooled} + {axis.before} + {axis.after} - "
+                    f"{axis.taps} taps) // {axis.stride} + 1 = {axis.out_size(size)}, allowed from 1 up"
+                )

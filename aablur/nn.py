@@ -1,0 +1,170 @@
+"""Modules: the functions with their arguments fixed, and taps that can be learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import functional
+from .geometry import Geometry, binomial
+
+
+class _BlurPool(nn.Module):
+    """What the six modules share: the filter, held as ints, buffers or parameters."""
+
+    rank: int
+
+    def __init__(
+        self, taps: Any, stride: Any, padding: Any, padding_mode: str, learnable: bool, channels: int | None,
+        window: tuple[Any, Any, Any] | None = None, recompute: bool = False,
+        device: Any = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        op = type(self).__name__
+        if not isinstance(learnable, bool):
+            raise TypeError(f"{op}: learnable must be a bool, got {learnable!r}")
+        if not isinstance(recompute, bool):
+            raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
+        if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
+            raise ValueError(f"{op}: channels must be a positive int or None, got {channels!r}")
+        self.stride, self.padding, self.padding_mode = stride, padding, padding_mode
+        self.learnable, self.channels, self.recompute = learnable, channels, recompute
+        self._window = window
+        parts = list(taps) if isinstance(taps, (tuple, list)) else [taps] * self.rank
+        if len(parts) != self.rank:
+            raise ValueError(f"{op}: taps must hold one entry for each of {self.rank} axes, got {len(parts)}")
+        sizes = [self._size_of(op, i, part) for i, part in enumerate(parts)]
+        self._geometry = Geometry(op, sizes, stride, padding, padding_mode, *(window or ()))
+        self._constant = not learnable and not any(isinstance(p, Tensor) for p in parts)
+        self.taps: Any = tuple(sizes)
+        if not self._constant:
+            for i, part in enumerate(parts):
+                self._hold(i, part, device, dtype)
+
+    def _size_of(self, op: str, i: int, part: Any) -> int:
+        if not isinstance(part, Tensor):
+            return functional.check_taps_size(op, f"taps[{i}]", part)
+        if not part.is_floating_point():
+            raise TypeError(f"{op}: taps[{i}] must be a floating tensor, got {part.dtype}")
+        if part.ndim not in (1, 2) or part.shape[-1] < 1:
+            raise ValueError(f"{op}: taps[{i}] must have shape (k,) or (channels, k), got {tuple(part.shape)}")
+        return part.shape[-1]
+
+    def _hold(self, i: int, part: Any, device: Any, dtype: torch.dtype | None) -> None:
+        values = part.detach() if isinstance(part, Tensor) else torch.tensor(binomial(part), dtype=torch.float64)
+        values = values.to(device=device, dtype=dtype or (part.dtype if isinstance(part, Tensor) else None))
+        if dtype is None and not isinstance(part, Tensor):
+            values = values.to(torch.get_default_dtype())
+        if self.channels is not None and values.ndim == 1:
+            values = values.expand(self.channels, -1)
+        values = values.clone()
+        name = f"taps_{i}"
+        if self.learnable:
+            self.register_parameter(name, nn.Parameter(values))
+        else:
+            self.register_buffer(name, values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        op = self._geometry.op
+        functional.check_map(op, self.rank, x)
+        packed = None
+        if not self._constant:
+            parts = tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
+            packed, _ = functional.pack_taps(op, self.rank, parts, x)
+        return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
+
+    def extra_repr(self) -> str:
+        shown = [] if self._window is None else [f"window={self._window[0]}"]
+        shown += [f"taps={self.taps[0] if len(set(self.taps)) == 1 else self.taps}", f"stride={self.stride}"]
+        shown += [f"padding={self.padding!r}", f"padding_mode={self.padding_mode!r}"]
+        if self._window is not None and self._window[1:] != (0, 1):
+            shown += [f"window_padding={self._window[1]}", f"window_dilation={self._window[2]}"]
+        shown += [f"{name}=True" for name in ("learnable", "recompute") if getattr(self, name)]
+        if self.channels is not None:
+            shown.append(f"channels={self.channels}")
+        return ", ".join(shown)
+
+
+class _Blur(_BlurPool):
+    def __init__(
+        self, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+        learnable: bool = False, *, channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(taps, stride, padding, padding_mode, learnable, channels, device=device, dtype=dtype)
+
+
+class _MaxBlur(_BlurPool):
+    def __init__(
+        self, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+        learnable: bool = False, *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+        channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        prologue = (window, window_padding, window_dilation)
+        super().__init__(
+            taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device=device, dtype=dtype
+        )
+
+
+class BlurPool1d(_Blur):
+    """`BlurPool2d` along one axis, as `aablur.blur_pool1d`."""
+
+    rank = 1
+
+
+class BlurPool2d(_Blur):
+    """Anti-aliased downsampling as a module: `aablur.blur_pool2d` with its arguments fixed.
+
+    Args:
+        taps, stride, padding, padding_mode: as for `aablur.blur_pool2d`. A tensor given as taps becomes a buffer.
+        learnable: the taps become parameters, one filter an axis (``taps_0`` the height's, ``taps_1`` the width's),
+            which start from ``taps``. Default False.
+        channels: with learnable or tensor taps, one filter a channel: (channels, k). Default None: all channels
+            share one.
+        device, dtype: of the taps that are held as tensors. Binomial taps that are not learnable are held as
+            numbers: such a module has no state, and serves any device and dtype.
+
+    Shape: (..., channels, height, width) -> (..., channels, out height, out width), as `aablur.blur_pool2d`.
+
+    Raises:
+        TypeError, ValueError: as `aablur.blur_pool2d`, when the module is made as far as that can be told.
+    """
+
+    rank = 2
+
+
+class BlurPool3d(_Blur):
+    """`BlurPool2d` along three axes, as `aablur.blur_pool3d`."""
+
+    rank = 3
+
+
+class MaxBlurPool1d(_MaxBlur):
+    """`MaxBlurPool2d` along one axis, as `aablur.max_blur_pool1d`."""
+
+    rank = 1
+
+
+class MaxBlurPool2d(_MaxBlur):
+    """Anti-aliased max pooling as a module: `aablur.max_blur_pool2d` with its arguments fixed.
+
+    In place of ``nn.MaxPool2d(k, stride, padding)``: ``MaxBlurPool2d(k, stride=stride, window_padding=padding)``.
+
+    Args:
+        window, window_padding, window_dilation, recompute: as for `aablur.max_blur_pool2d`.
+        taps, stride, padding, padding_mode, learnable, channels, device, dtype: as for `BlurPool2d`.
+
+    Shape: (..., channels, height, width) -> (..., channels, out height, out width), as `aablur.max_blur_pool2d`.
+
+    Raises:
+        TypeError, ValueError: as `aablur.max_blur_pool2d`, when the module is made as far as that can be told.
+    """
+
+    rank = 2
+
+
+class MaxBlurPool3d(_MaxBlur):
+    """`MaxBlurPool2d` along three axes, as `aablur.max_blur_pool3d`."""
+
+    rank = 3

@@ -1,0 +1,398 @@
+"""The torch ops, and the only file that registers: schemas, reference kernels, fakes, autograd, vmap, forcing.
+
+Each op exists once for every device: torch's dispatcher picks the native kernel of the device, or the reference.
+Gradients are ops of the same family, so that any order of derivative comes out of the same few kernels.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import backends, reference
+from .geometry import Geometry
+from .schemas import SCHEMAS
+
+_library = torch.library.Library("aablur", "FRAGMENT")
+if not backends.has_native():
+    for _schema in SCHEMAS:
+        _library.define(_schema)
+
+_ops = torch.ops.aablur
+
+
+def _geometry(op: str, taps_size: list[int], stride: list[int], padding: list[int], mode: str, *window: Any) -> Geometry:
+    """The axes that an op's arguments describe."""
+    return Geometry(op, taps_size, stride, list(zip(padding[::2], padding[1::2], strict=True)), mode, *window)
+
+
+def _spatial(x: Tensor, stride: list[int]) -> list[int]:
+    return list(x.shape[-len(stride) :])
+
+
+# ---- reference kernels, for every device that has none of its own ------------------------------------
+
+
+def _blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
+    return reference.blur_pool(x, taps, _geometry("blur_pool", *args))
+
+
+def _blur_pool_backward(grad: Tensor, taps: Tensor | None, size: list[int], *args: Any) -> Tensor:
+    *blur, channels_last = args
+    out = reference.blur_pool_backward(grad, taps, size, _geometry("blur_pool_backward", *blur))
+    return _in_layout(out, len(size), channels_last)
+
+
+def _blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, *args: Any) -> Tensor:
+    return reference.blur_pool_backward_taps(grad, x, taps, _geometry("blur_pool_backward_taps", *args)).contiguous()
+
+
+def _max_blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
+    return reference.blur_pool(x, taps, _geometry("max_blur_pool", *args))
+
+
+def _batched(x: Tensor, rank: int) -> Tensor:
+    return x if x.ndim == rank + 2 else x.unsqueeze(0)
+
+
+def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
+    geometry = _geometry("max_blur_pool", *args)
+    rank = len(geometry.axes)
+    channels_last = reference.prefers_channels_last(x, rank)
+    _, indices = reference.max_pool_indices(_batched(x, rank).float() if x.numel() else _batched(x, rank), geometry)
+    codes = reference.indices_to_codes(indices, x.shape[-rank:], geometry, channels_last)
+    return reference.blur_pool(x, taps, geometry), codes
+
+
+def _max_blur_pool_backward(
+    grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None, size: list[int], *args: Any
+) -> Tensor:
+    *blur, channels_last = args
+    geometry = _geometry("max_blur_pool_backward", *blur)
+    indices = _indices(grad, x, codes, size, geometry, channels_last)
+    wide = grad.to(reference.accumulator_dtype(grad.dtype))
+    pooled = [a.pooled_size(n) for a, n in zip(geometry.axes, size, strict=True)]
+    out = reference.select_adjoint(reference.blur_pool_backward(wide, taps, pooled, geometry), indices, size)
+    return _in_layout(out.to(grad.dtype), len(size), channels_last)
+
+
+def _indices(
+    grad: Tensor, x: Tensor | None, codes: Tensor | None, size: list[int], geometry: Geometry, channels_last: bool
+) -> Tensor:
+    """Where each maximum lay, from x or from the codes: flat spatial indices (images, channels, pooled...)."""
+    if x is not None:
+        return reference.max_pool_indices(_batched(x.detach(), len(size)), geometry)[1]
+    assert codes is not None
+    return reference.codes_to_indices(codes, [*grad.shape[: -len(size)], *size], geometry, channels_last)
+
+
+def _in_layout(x: Tensor, rank: int, channels_last: bool) -> Tensor:
+    if not channels_last or rank == 1:
+        return x.contiguous()
+    dense = _batched(x, rank).contiguous(memory_format=reference.channels_last_format(rank))
+    return dense if x.ndim == rank + 2 else dense.squeeze(0)
+
+
+_REFERENCE: dict[str, Callable[..., Any]] = {
+    "blur_pool": _blur_pool,
+    "blur_pool_backward": _blur_pool_backward,
+    "blur_pool_backward_taps": _blur_pool_backward_taps,
+    "max_blur_pool": _max_blur_pool,
+    "max_blur_pool_codes": _max_blur_pool_codes,
+    "max_blur_pool_backward": _max_blur_pool_backward,
+}
+for _name, _kernel in _REFERENCE.items():
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+
+
+# ---- fakes: shapes and strides without data ----------------------------------------------------------
+
+
+def _empty(like: Tensor, size: list[int], channels_last: bool) -> Tensor:
+    """A map with the batch and channels of `like`."""
+    rank = len(size)
+    shape = [*like.shape[:-rank], *size]
+    if not channels_last or rank == 1:
+        return like.new_empty(shape)
+    if len(shape) == rank + 1:
+        return _empty(like.unsqueeze(0), size, channels_last).squeeze(0)
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=reference.channels_last_format(rank)
+    )
+
+
+def _fake_blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
+    geometry = _geometry("blur_pool", *args)
+    rank = len(geometry.axes)
+    size = [a.out_size(n) for a, n in zip(geometry.axes, x.shape[-rank:], strict=True)]
+    return _empty(x, size, reference.prefers_channels_last(x, rank))
+
+
+def _fake_max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
+    geometry = _geometry("max_blur_pool", *args)
+    channels_last = reference.prefers_channels_last(x, len(geometry.axes))
+    shape = reference.code_shape(x.shape, geometry, channels_last)
+    return _fake_blur_pool(x, taps, *args), x.new_empty(shape, dtype=torch.uint8)
+
+
+_FAKE: dict[str, Callable[..., Any]] = {
+    "blur_pool": _fake_blur_pool,
+    "blur_pool_backward": lambda grad, taps, size, *args: _empty(grad, size, args[-1]),
+    "blur_pool_backward_taps": lambda grad, x, taps, *args: torch.empty_like(taps, memory_format=torch.contiguous_format),
+    "max_blur_pool": _fake_blur_pool,
+    "max_blur_pool_codes": _fake_max_blur_pool_codes,
+    "max_blur_pool_backward": lambda grad, x, codes, taps, size, *args: _empty(grad, size, args[-1]),
+}
+for _name, _kernel in _FAKE.items():
+    torch.library.register_fake(f"aablur::{_name}", _kernel, lib=_library)
+
+
+# ---- autograd ----------------------------------------------------------------------------------------
+
+_functions: dict[str, type[torch.autograd.Function]] = {}
+
+
+def _call(name: str, *args: Any) -> Any:
+    """Calls an op. In plain eager mode it takes the short way: a Function of ours if a gradient is wanted, and past
+    the dispatcher's autograd key if not; the op itself, which has the same formulas, where someone is tracing.
+    """
+    op = getattr(_ops, name).default
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return op(*args)
+    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args[:4]):
+        return _functions[name].apply(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Registers an op's gradient with torch, and makes the Function that `_call` uses of the same two formulas."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
+        setup(ctx, args, output)
+        return output
+
+    op = getattr(_ops, name).default
+    torch.library.register_autograd(
+        f"aablur::{name}", backward, setup_context=lambda ctx, inputs, output: setup(ctx, inputs, output), lib=_library
+    )
+    body = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    _functions[name] = type(name, (torch.autograd.Function,), body)
+
+
+def _setup_blur_pool(ctx: Any, inputs: Any, output: Any) -> None:
+    x, taps, *ctx.args = inputs
+    ctx.size = _spatial(x, ctx.args[1])
+    ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, taps)
+
+
+def _blur_pool_gradients(ctx: Any, grad: Tensor) -> Any:
+    x, taps = ctx.saved_tensors
+    needs_x, needs_taps = ctx.needs_input_grad[:2]
+    grad_x = _call("blur_pool_backward", grad, taps, ctx.size, *ctx.args, ctx.channels_last) if needs_x else None
+    grad_taps = _call("blur_pool_backward_taps", grad, x, taps, *ctx.args) if needs_taps else None
+    return grad_x, grad_taps, *[None] * len(ctx.args)
+
+
+def _setup_blur_pool_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    grad, taps, _, *ctx.args, _ = inputs
+    ctx.save_for_backward(grad if ctx.needs_input_grad[1] else None, taps)
+
+
+def _blur_pool_backward_gradients(ctx: Any, grad_out: Tensor) -> Any:
+    grad, taps = ctx.saved_tensors
+    needs_grad, needs_taps = ctx.needs_input_grad[:2]
+    grad_grad = _call("blur_pool", grad_out, taps, *ctx.args) if needs_grad else None
+    grad_taps = _call("blur_pool_backward_taps", grad, grad_out, taps, *ctx.args) if needs_taps else None
+    return grad_grad, grad_taps, *[None] * (len(ctx.args) + 2)
+
+
+def _setup_blur_pool_backward_taps(ctx: Any, inputs: Any, output: Any) -> None:
+    grad, x, taps, *ctx.args = inputs
+    ctx.size = _spatial(x, ctx.args[1])
+    ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
+    ctx.save_for_backward(grad, x, taps)
+
+
+def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
+    """<direction, d <grad, blur(x, taps)> / d taps> is the sum over axes of <grad, blur(x, taps)> with that axis'
+    taps replaced by the direction's: linear in grad and x, and in the taps of the other axes.
+    """
+    grad, x, taps = ctx.saved_tensors
+    axis_of_tap = torch.tensor([a for a, k in enumerate(ctx.args[0]) for _ in range(k)], device=taps.device)
+    needs_grad, needs_x, needs_taps = ctx.needs_input_grad[:3]
+    grad_grad = grad_x = grad_taps = None
+    for axis in range(len(ctx.size)):
+        own = axis_of_tap == axis
+        replaced = torch.where(own, direction, taps)
+        if needs_grad:
+            share = _call("blur_pool", x, replaced, *ctx.args)
+            grad_grad = share if grad_grad is None else grad_grad + share
+        if needs_x:
+            share = _call("blur_pool_backward", grad, replaced, ctx.size, *ctx.args, ctx.channels_last)
+            grad_x = share if grad_x is None else grad_x + share
+        if needs_taps:
+            share = torch.where(own, 0, _call("blur_pool_backward_taps", grad, x, replaced, *ctx.args))
+            grad_taps = share if grad_taps is None else grad_taps + share
+    return grad_grad, grad_x, grad_taps, *[None] * len(ctx.args)
+
+
+def _setup_max_blur_pool(ctx: Any, inputs: Any, output: Any) -> None:
+    x, taps, *ctx.args = inputs
+    ctx.size = _spatial(x, ctx.args[1])
+    ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
+    codes = None
+    if isinstance(output, tuple):
+        codes = output[1]
+        ctx.mark_non_differentiable(codes)
+        ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x if codes is None or ctx.needs_input_grad[1] else None, codes, taps)
+
+
+def _max_blur_pool_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+    x, codes, taps = ctx.saved_tensors
+    needs_x, needs_taps = ctx.needs_input_grad[:2]
+    grad_x = grad_taps = None
+    if grad is not None and needs_x:
+        source = (None, codes) if codes is not None else (x, None)
+        grad_x = _call("max_blur_pool_backward", grad, *source, taps, ctx.size, *ctx.args, ctx.channels_last)
+    if grad is not None and needs_taps:
+        blur, window = ctx.args[:4], ctx.args[4:]
+        rank = len(ctx.size)
+        pooled = _call("max_blur_pool", x, None, [1] * rank, [1] * rank, [0] * (2 * rank), "zeros", *window)
+        grad_taps = _call("blur_pool_backward_taps", grad, pooled, taps, *blur)
+    return grad_x, grad_taps, *[None] * len(ctx.args)
+
+
+def _setup_max_blur_pool_backward(ctx: Any, inputs: Any, output: Any) -> None:
+    grad, x, codes, taps, ctx.size, *ctx.args, ctx.channels_last = inputs
+    ctx.save_for_backward(grad, x, codes, taps)
+
+
+def _max_blur_pool_backward_gradients(ctx: Any, grad_out: Tensor) -> Any:
+    """The max only chose, so the op is linear in grad: choose again from grad_out, then blur."""
+    grad, x, codes, taps = ctx.saved_tensors
+    geometry = _geometry("max_blur_pool_backward", *ctx.args)
+    indices = _indices(grad, x, codes, ctx.size, geometry, ctx.channels_last)
+    chosen, blur = reference.select(grad_out, indices), ctx.args[:4]
+    grad_grad = _call("blur_pool", chosen, taps, *blur) if ctx.needs_input_grad[0] else None
+    grad_taps = _call("blur_pool_backward_taps", grad, chosen, taps, *blur) if ctx.needs_input_grad[3] else None
+    return grad_grad, None, None, grad_taps, *[None] * (len(ctx.args) + 2)
+
+
+_differentiable("blur_pool", _setup_blur_pool, _blur_pool_gradients)
+_differentiable("blur_pool_backward", _setup_blur_pool_backward, _blur_pool_backward_gradients)
+_differentiable("blur_pool_backward_taps", _setup_blur_pool_backward_taps, _blur_pool_backward_taps_gradients)
+_differentiable("max_blur_pool", _setup_max_blur_pool, _max_blur_pool_gradients)
+_differentiable("max_blur_pool_codes", _setup_max_blur_pool, _max_blur_pool_gradients)
+_differentiable("max_blur_pool_backward", _setup_max_blur_pool_backward, _max_blur_pool_backward_gradients)
+
+
+# ---- vmap --------------------------------------------------------------------------------------------
+
+
+def _vmap(name: str, tensors: int, maps: tuple[int, ...]) -> None:
+    """Registers an op's vmap rule: batched maps are folded into the batch; other batched arguments are looped over.
+
+    Args:
+        tensors: how many of the first arguments may be tensors.
+        maps: which of them have a batch to fold into.
+    """
+    op = getattr(_ops, name).default
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        count = info.batch_size
+        batched = [i for i in range(tensors) if in_dims[i] is not None]
+        moved = list(args)
+        for i in batched:
+            moved[i] = args[i].movedim(in_dims[i], 0)
+        given = [i for i in maps if args[i] is not None]
+        if maps and set(batched) <= set(given):
+            for i in given:
+                m = moved[i] if i in batched else args[i].expand(count, *args[i].shape)
+                moved[i] = m.flatten(0, 1) if _has_batch(op, args, i, in_dims) else m
+            out = op(*moved)
+            restored = [_unfold(o, count, _has_batch(op, args, given[0], in_dims)) for o in _tuple(out)]
+        else:
+            calls = [op(*[m[n] if i in batched else m for i, m in enumerate(moved)]) for n in range(count)]
+            restored = [torch.stack(parts) for parts in zip(*map(_tuple, calls), strict=True)]
+        dims = (0,) * len(restored)
+        return (tuple(restored), dims) if len(restored) > 1 else (restored[0], 0)
+
+    torch.library.register_vmap(f"aablur::{name}", rule, lib=_library)
+
+
+def _tuple(out: Any) -> tuple[Tensor, ...]:
+    return out if isinstance(out, tuple) else (out,)
+
+
+def _has_batch(op: Any, args: tuple[Any, ...], i: int, in_dims: tuple[Any, ...]) -> bool:
+    """Whether a sample of map argument i has a batch axis of its own."""
+    names = [a.name for a in op._schema.arguments]
+    rank = len(args[names.index("stride")])
+    return args[i].ndim - (in_dims[i] is not None) == rank + 2
+
+
+def _unfold(out: Tensor, count: int, has_batch: bool) -> Tensor:
+    if has_batch:
+        return out.unflatten(0, (count, -1))
+    return out.unsqueeze(1) if out.dtype == torch.uint8 else out  # an unbatched map's codes have one image
+
+
+_vmap("blur_pool", 2, (0,))
+_vmap("blur_pool_backward", 2, (0,))
+_vmap("blur_pool_backward_taps", 3, ())
+_vmap("max_blur_pool", 2, (0,))
+_vmap("max_blur_pool_codes", 2, (0,))
+_vmap("max_blur_pool_backward", 4, ())
+
+
+# ---- forcing a backend -------------------------------------------------------------------------------
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Makes one backend serve every device it can, for tests and benchmarks: eager, compiled, everywhere.
+
+    Args:
+        name: "cuda", "triton", "cpu" or "reference". Devices that it does not serve raise a RuntimeError.
+
+    Raises:
+        ValueError: no such backend, or it cannot serve here (the message says why).
+    """
+    forced = _force(name)
+    try:
+        yield
+    finally:
+        forced._destroy()
+
+
+def _force(name: str) -> torch.library.Library:
+    reason = backends.why_not(name)
+    if reason is not None:
+        raise ValueError(f"backend {name!r} cannot serve: {reason}")
+    library = torch.library.Library("aablur", "IMPL")
+
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError(f"backend {name!r} is forced, and serves no such device")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of every override
+        for op, kernel in _REFERENCE.items():
+            if name == "reference":
+                library.impl(op, kernel, "CPU", allow_override=True)
+            else:
+                library.impl(op, refuse, "CompositeExplicitAutograd", allow_override=True)
+    return library
+
+
+if (_forced := backends.forced()) is not None:
+    _environment = _force(_forced)

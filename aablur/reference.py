@@ -1,0 +1,272 @@
+"""The definition of correct: pad, max-pool and convolve in plain torch. It judges every backend, serves where none
+is built, and, being made of aten ops alone, carries torch.func, forward mode and any order of gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import Axis, Geometry, binomial, code_bits
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums are taken in, and what packed taps are: float64 for float64, float32 for the rest."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _padded_indices(axis: Axis, size: int, padding_mode: str, device: torch.device) -> Tensor:
+    """Source of each padded position, counted on the pooled map extended without end; zeros have source `size`."""
+    p = torch.arange(-axis.before, size + axis.after, device=device)
+    if padding_mode == "replicate":
+        return p.clamp(0, size - 1)
+    if padding_mode == "circular":
+        return p % size
+    if padding_mode == "reflect":
+        return (size - 1) - (p % max(2 * size - 2, 1) - (size - 1)).abs() if size > 1 else p * 0
+    return torch.where((p >= 0) & (p < size), p, size)
+
+
+def _pad(x: Tensor, dim: int, axis: Axis, padding_mode: str) -> Tensor:
+    size = x.shape[dim]
+    if axis.before == axis.after == 0:
+        return x
+    if padding_mode == "zeros":
+        pads = [0, 0] * (x.ndim - 1 - dim) + [axis.before, axis.after]
+        return F.pad(x, pads)
+    return x.index_select(dim, _padded_indices(axis, size, padding_mode, x.device))
+
+
+def max_pool(x: Tensor, geometry: Geometry) -> Tensor:
+    """F.max_pool of x (batch, channels, spatial...) over the window, at stride 1."""
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(geometry.axes) - 1]
+    window = [a.window for a in geometry.axes]
+    padding = [a.window_padding for a in geometry.axes]
+    return pool(x, window, 1, padding, [a.window_dilation for a in geometry.axes])
+
+
+def _axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
+    """The taps of each axis: (1 or channels, k)."""
+    if taps is None:
+        return [torch.tensor([binomial(a.taps)], dtype=like.dtype, device=like.device) for a in geometry.axes]
+    return list(taps.split([a.taps for a in geometry.axes], dim=1))
+
+
+def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
+    """The blur pool of x, or the max-blur pool if the geometry has a window.
+
+    1. Widen halves to float32. 2. Max over the window at stride 1. 3. Along each axis: pad, correlate with the
+    axis' taps, keep every stride-th. 4. Round once to the dtype of x, and keep its memory format.
+
+    Args:
+        x: (channels, spatial...) or (batch, channels, spatial...).
+        taps: None for binomials, or all axes' taps side by side: (1 or channels, sum of taps).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        rank = len(geometry.axes)
+        batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
+        channels_last = prefers_channels_last(x, rank)
+        y = batched.to(accumulator_dtype(x.dtype))
+        if geometry.window_volume > 1:
+            y = max_pool(y, geometry)
+        for i, (axis, axis_taps) in enumerate(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True)):
+            y = _correlate(_pad(y, 2 + i, axis, geometry.padding_mode), axis_taps, 2 + i, axis.stride)
+        y = y.to(x.dtype)
+        y = y.contiguous(memory_format=channels_last_format(rank)) if channels_last else y.contiguous()
+        return y if x.ndim == rank + 2 else y.squeeze(0)
+
+
+def _correlate(x: Tensor, taps: Tensor, dim: int, stride: int) -> Tensor:
+    """Correlation of x (batch, channels, spatial...) with taps (1 or channels, k) along one axis."""
+    channels, rank = x.shape[1], x.ndim - 2
+    shape = [1] * rank
+    shape[dim - 2] = taps.shape[1]
+    weight = taps.to(x.dtype).expand(channels, -1).reshape(channels, 1, *shape)
+    strides = [1] * rank
+    strides[dim - 2] = stride
+    conv = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    return conv(x, weight, stride=strides, groups=channels)
+
+
+def channels_last_format(rank: int) -> torch.memory_format:
+    return torch.channels_last if rank == 2 else torch.channels_last_3d
+
+
+def prefers_channels_last(x: Tensor, rank: int) -> bool:
+    """torch's own choice of layout: channels_last in, channels_last out; everything else comes out contiguous."""
+    if rank == 1 or x.is_contiguous():
+        return False
+    return (x if x.ndim == rank + 2 else x.unsqueeze(0)).is_contiguous(memory_format=channels_last_format(rank))
+
+
+def unpack_codes(codes: Tensor, positions: int, bits: int) -> Tensor:
+    """Packed codes (..., bytes) as int64 (..., positions)."""
+    if bits == 16:
+        wide = codes.to(torch.int64)
+        return (wide[..., 0::2] | wide[..., 1::2] << 8)[..., :positions]
+    shifts = torch.arange(0, 8, bits, device=codes.device)
+    return ((codes.to(torch.int64).unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)[..., :positions]
+
+
+def pack_codes(codes: Tensor, bits: int) -> Tensor:
+    """int64 codes (..., positions) as uint8 (..., bytes), lowest bits first."""
+    if bits == 16:
+        return torch.stack([codes & 255, codes >> 8], -1).flatten(-2).to(torch.uint8)
+    per_byte = 8 // bits
+    padded = F.pad(codes, (0, -codes.shape[-1] % per_byte)).unflatten(-1, (-1, per_byte))
+    return (padded << torch.arange(0, 8, bits, device=codes.device)).sum(-1).to(torch.uint8)
+
+
+# ---- the adjoints, for the ops' backward where no kernel is built ------------------------------------
+
+
+def blur_pool_backward(grad: Tensor, taps: Tensor | None, size: Sequence[int], geometry: Geometry) -> Tensor:
+    """The adjoint of `blur_pool` without its max, applied to grad; `size` is that of the pooled map."""
+    with torch.autocast(grad.device.type, enabled=False):
+        rank = len(geometry.axes)
+        g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(accumulator_dtype(grad.dtype))
+        per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, g), size, strict=True))
+        for i, (axis, axis_taps, n) in reversed(list(enumerate(per_axis))):
+            g = _correlate_adjoint(g, axis_taps, 2 + i, axis.stride, n + axis.before + axis.after)
+            g = _pad_adjoint(g, 2 + i, axis, n, geometry.padding_mode)
+        g = g.to(grad.dtype)
+        return g if grad.ndim == rank + 2 else g.squeeze(0)
+
+
+def _correlate_adjoint(g: Tensor, taps: Tensor, dim: int, stride: int, padded: int) -> Tensor:
+    channels, rank = g.shape[1], g.ndim - 2
+    shape = [1] * rank
+    shape[dim - 2] = taps.shape[1]
+    weight = taps.to(g.dtype).expand(channels, -1).reshape(channels, 1, *shape)
+    strides = [1] * rank
+    strides[dim - 2] = stride
+    conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    spread = conv(g, weight, stride=strides, groups=channels)
+    return F.pad(spread, [0, 0] * (g.ndim - 1 - dim) + [0, padded - spread.shape[dim]])
+
+
+def _pad_adjoint(g: Tensor, dim: int, axis: Axis, size: int, padding_mode: str) -> Tensor:
+    if axis.before == axis.after == 0:
+        return g
+    indices = _padded_indices(axis, size, padding_mode, g.device)
+    shape = list(g.shape)
+    shape[dim] = size + 1  # the last catches what zeros padding reads
+    return g.new_zeros(shape).index_add(dim, indices, g).narrow(dim, 0, size)
+
+
+def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geometry) -> Tensor:
+    """d <grad, blur_pool(x, taps)> / d taps."""
+    with torch.autocast(x.device.type, enabled=False):
+        rank = len(geometry.axes)
+        wide = accumulator_dtype(x.dtype)
+        y, g = ((t if t.ndim == rank + 2 else t.unsqueeze(0)).to(wide) for t in (x, grad))
+        per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True))
+        shares = []
+        for i, (axis, axis_taps) in enumerate(per_axis):
+            rest = y
+            for j, (other, other_taps) in enumerate(per_axis):
+                rest = _pad(rest, 2 + j, other, geometry.padding_mode)
+                if j != i:
+                    rest = _correlate(rest, other_taps, 2 + j, other.stride)
+            last = (g.shape[2 + i] - 1) * axis.stride + 1
+            read = [
+                rest.narrow(2 + i, t, last).index_select(2 + i, torch.arange(0, last, axis.stride, device=x.device))
+                for t in range(axis_taps.shape[1])
+            ]
+            shares.append(torch.stack([(r * g).transpose(0, 1).flatten(1).sum(1) for r in read], 1))
+        per_channel = torch.cat(shares, 1)
+        return per_channel if taps.shape[0] > 1 else per_channel.sum(0, keepdim=True)
+
+
+# ---- the max's codes ---------------------------------------------------------------------------------
+
+
+def _grid(geometry: Geometry, size: Sequence[int]) -> list[int]:
+    """Codes lie on the grid of x or, along axes where it is larger, of the pooled map."""
+    return [torch.sym_max(a.pooled_size(n), n) for a, n in zip(geometry.axes, size, strict=True)]
+
+
+def _positions(geometry: Geometry, size: Sequence[int]) -> int:
+    """Grid positions of a map up to the last that has a code."""
+    last, grid = 0, _grid(geometry, size)
+    for axis, n, extent in zip(geometry.axes, size, grid, strict=True):
+        last = last * extent + axis.pooled_size(n) - 1
+    return last + 1
+
+
+def code_shape(x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> list[int]:
+    """Shape of the packed codes of x: (images, planes an image, bytes a plane)."""
+    rank = len(geometry.axes)
+    images = x_shape[0] if len(x_shape) == rank + 2 else 1
+    channels = x_shape[-rank - 1]
+    positions = _positions(geometry, x_shape[-rank:]) * (channels if channels_last else 1)
+    return [images, 1 if channels_last else channels, (positions * code_bits(geometry.window_volume) + 7) // 8]
+
+
+def max_pool_indices(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """The max of batched x over the window at stride 1, and where it lay: flat spatial indices of x."""
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(geometry.axes) - 1]
+    axes = geometry.axes
+    return pool(
+        x, [a.window for a in axes], 1, [a.window_padding for a in axes], [a.window_dilation for a in axes],
+        return_indices=True,
+    )  # fmt: skip
+
+
+def indices_to_codes(indices: Tensor, size: Sequence[int], geometry: Geometry, channels_last: bool) -> Tensor:
+    """Packed codes of flat indices (images, channels, pooled...)."""
+    rank = len(geometry.axes)
+    code = torch.zeros_like(indices)
+    for i, (axis, n) in enumerate(zip(geometry.axes, size, strict=True)):
+        inner = math.prod(size[i + 1 :])
+        source = indices // inner % n
+        p = torch.arange(indices.shape[2 + i], device=indices.device).reshape(-1, *[1] * (rank - 1 - i))
+        code = code * axis.window + (source - p + axis.window_padding) // axis.window_dilation
+    grid = _grid(geometry, size)
+    pads = [p for i in reversed(range(rank)) for p in (0, grid[i] - indices.shape[2 + i])]
+    code = F.pad(code, pads)
+    flat = code.flatten(2)[..., : _positions(geometry, size)]
+    if channels_last:
+        flat = flat.transpose(1, 2).flatten(1).unsqueeze(1)
+    return pack_codes(flat, code_bits(geometry.window_volume))
+
+
+def codes_to_indices(codes: Tensor, x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> Tensor:
+    """Flat spatial indices of x (images, channels, pooled...) from packed codes."""
+    rank = len(geometry.axes)
+    channels, size = x_shape[-rank - 1], x_shape[-rank:]
+    grid, positions = _grid(geometry, size), _positions(geometry, size)
+    lanes = channels if channels_last else 1
+    code = unpack_codes(codes, positions * lanes, code_bits(geometry.window_volume))
+    if channels_last:
+        code = code.reshape(-1, positions, channels).transpose(1, 2)
+    code = F.pad(code, (0, math.prod(grid) - positions)).unflatten(2, grid)
+    for i, (axis, n) in enumerate(zip(geometry.axes, size, strict=True)):
+        code = code.narrow(2 + i, 0, axis.pooled_size(n))
+    indices = torch.zeros_like(code)
+    inner = 1
+    for i, (axis, n) in reversed(list(enumerate(zip(geometry.axes, size, strict=True)))):
+        p = torch.arange(code.shape[2 + i], device=code.device).reshape(-1, *[1] * (rank - 1 - i))
+        indices = indices + inner * (p - axis.window_padding + code % axis.window * axis.window_dilation)
+        code = code // axis.window
+        inner = inner * n
+    return indices
+
+
+def select(x: Tensor, indices: Tensor) -> Tensor:
+    """x (batched or not) at flat spatial indices (images, channels, pooled...): what the max passes on."""
+    channels = indices.shape[1]
+    picked = x.reshape(-1, channels, math.prod(x.shape[-(indices.ndim - 2) :])).gather(2, indices.flatten(2))
+    picked = picked.unflatten(2, indices.shape[2:])
+    return picked if x.ndim == indices.ndim else picked.squeeze(0)
+
+
+def select_adjoint(grad: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """The adjoint of `select`: (images, channels, *size), or unbatched as grad is."""
+    zeros = grad.new_zeros(*indices.shape[:2], math.prod(size))
+    out = zeros.scatter_add(2, indices.flatten(2), grad.reshape(indices.shape).flatten(2)).unflatten(2, tuple(size))
+    return out if grad.ndim == indices.ndim else out.squeeze(0)

@@ -1,0 +1,124 @@
+"""Measure, print the tables, and leave a CSV and figures: python -m benchmarks."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import aablur
+
+from . import micro
+from .aliasing import draw_aliasing
+from .bars import micro_outcomes, outcomes, rows_of
+from .measure import Settings, measure
+from .plots import draw
+from .record import OK, RESULTS, Recorder, cpu_model, slug
+from .report import CAPTION, WIDTH, line, outcome_table, quietness, workload_tables
+from .workloads import Workload, catalogue, is_quick, last_level_cache
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few rows, about a minute")
+    parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
+    parser.add_argument("--rounds", type=int, default=15, help="samples a provider at most")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    return parser.parse_args()
+
+
+def chosen(options: argparse.Namespace) -> list[Workload]:
+    """The rows asked for, in catalogue order."""
+    return [
+        workload
+        for workload in catalogue()
+        if (not options.quick or is_quick(workload))
+        and (options.only is None or options.only.search(workload.name))
+    ]
+
+
+def run(workloads: list[Workload], options: argparse.Namespace, recorder: Recorder) -> None:
+    """Measure every row; each is in the file before the next begins."""
+    settings = Settings(options.rounds, compile=not options.no_compile)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    text = TextColumn("{task.description}")
+    console = Console(stderr=True)
+    with Progress(*columns, text, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(workloads) + 2)
+        for workload in workloads:
+            progress.update(task, description=workload.name)
+            measurements = measure(workload, settings)
+            recorder.add(measurements)
+            if not console.is_terminal:
+                console.print(line(rows_of(measurements)[0]), highlight=False, soft_wrap=True)
+            progress.advance(task)
+        for measure_micro in (lambda: micro.overhead(options.rounds), micro.import_time):
+            progress.update(task, description="call overhead and import")
+            recorder.add(measure_micro())
+            progress.advance(task)
+
+
+def report(recorder: Recorder, console: Console) -> int:
+    """Print the tables, draw the figures, name the files; the number of wrong rows."""
+    measurements = recorder.measurements
+    for table in workload_tables(measurements):
+        console.print(table)
+    console.print(CAPTION, highlight=False)
+    console.print()
+    title = "Geometric means over the ResNet-50 maps, and the bars"
+    names = ("op", "pass", "layout", "dtype", "regime")
+    console.print(outcome_table(outcomes(measurements), title, names))
+    title = "A call on a tiny input that needs a gradient, the import, and the bars"
+    console.print(outcome_table(micro_outcomes(measurements), title, ("of", "what", "pass")))
+    if warning := quietness(measurements):
+        console.print(f"[bold yellow]{warning}[/]", highlight=False)
+    stem = recorder.path.with_suffix("")
+    paths = [recorder.path, *draw(measurements, stem, recorder.machine)]
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    wrong = [row for row in rows_of(measurements) if "aablur" in row and row["aablur"].status != OK]
+    for row in wrong:
+        m = row["aablur"]
+        console.print(f"[bold red]{m.status}[/] {m.name}", highlight=False, soft_wrap=True)
+    return len(wrong)
+
+
+def main() -> int:
+    options = arguments()
+    workloads = chosen(options)
+    if options.list:
+        print(*(workload.name for workload in workloads), sep="\n")
+        return 0
+    if not workloads:
+        raise SystemExit(f"no row matches --only {options.only.pattern!r}; see --list")
+    torch.set_num_threads(options.threads)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(aablur.info(), highlight=False)
+    console.print(
+        f"{cpu_model()}, {options.threads} threads, last-level cache "
+        f"{last_level_cache() >> 20} MiB, {len(workloads)} rows",
+        highlight=False,
+    )
+    part = "-part" if options.quick or options.only else ""  # keeps a whole run's results
+    recorder = Recorder(options.out / f"cpu-{slug(cpu_model())}{part}.csv")
+    try:
+        run(workloads, options, recorder)
+    except KeyboardInterrupt:
+        console.print("interrupted: the rows so far")
+    finally:
+        recorder.close()
+    wrong = report(recorder, console)
+    console.print(f"wrote {draw_aliasing(options.out / 'aliasing.png')}", soft_wrap=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Figures of a run: how much faster than the best baseline, and how near to the byte floor."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from .bars import BARS, SPEEDUP, Row, best_speedup, rows_of
+from .providers import BASELINES, OURS, PROVIDERS
+from .record import Measurement
+from .workloads import DTYPES, LAYOUTS, OPS, PASSES, REGIMES
+
+DPI = 150
+KINDS = tuple(itertools.product(LAYOUTS, DTYPES))
+KIND_COLOURS = ("#1f5a99", "#8fbce6", "#b3541e", "#f0b183")
+# Okabe-Ito, which colour-blind readers can tell apart
+PROVIDER_STYLES: dict[str, tuple[str, str]] = dict(
+    zip(
+        PROVIDERS,
+        (("#888888", "|"), ("#e69f00", "s"), ("#56b4e9", "D"), ("#009e73", "^"), ("#d0103a", "o")),
+        strict=True,
+    )
+)
+
+
+def _plain(value: float, _position: int = 0) -> str:
+    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+
+
+def _times(value: float) -> str:
+    return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def _size(row: Row) -> str:
+    """64 x 112² of 24x64x112x112: the map without its batch."""
+    _, channels, side, _ = row[OURS].shape.split("x")
+    return f"{channels} x {side}²"
+
+
+def _rows(measurements: list[Measurement], regime: str, op: str, direction: str) -> list[Row]:
+    wanted = (m for m in measurements if (m.regime, m.op, m.direction) == (regime, op, direction))
+    return [row for row in rows_of(wanted) if OURS in row and row[OURS].ms is not None]
+
+
+def _kind(row: Row) -> tuple[str, str]:
+    return row[OURS].layout, row[OURS].dtype
+
+
+def _speedup_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None:
+    """A group of bars a map, a bar a layout and dtype; dashed: the bar to meet on average."""
+    sizes = list(dict.fromkeys(_size(row) for row in rows))
+    width = 0.8 / len(KINDS)
+    for index, kind in enumerate(KINDS):
+        heights = {
+            sizes.index(_size(row)) + (index - 1.5) * width: height
+            for row in rows
+            if _kind(row) == kind and (height := best_speedup(row)) is not None
+        }
+        if not heights:
+            continue
+        drawn = axes.bar(
+            list(heights),
+            list(heights.values()),
+            width * 0.92,
+            color=KIND_COLOURS[index],
+            label=" ".join(kind),
+        )
+        labels = axes.bar_label(drawn, fmt=_times, fontsize=8, rotation=90, padding=3)
+        for label in labels:
+            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    axes.axhline(1, color="black", linewidth=0.8)
+    for bar in BARS if rows[0][OURS].regime == "memory" else ():
+        if bar.quantity == SPEEDUP and (bar.op, bar.direction) == (op, direction):
+            axes.axhline(bar.limit, color="black", linewidth=0.8, linestyle="--", zorder=0.5)
+    axes.set_xticks(range(len(sizes)), sizes)
+    axes.set_ylabel("best baseline's time / aablur's")
+    axes.margins(y=0.2)
+
+
+def _floor_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None:
+    """A line a row, a marker a provider, under a heading a layout and dtype."""
+    ticks: list[str] = []
+    for kind in KINDS:
+        same = [row for row in rows if _kind(row) == kind]
+        if not same:
+            continue
+        ticks.append(" ".join(kind))
+        for row in same:
+            times = [(m.floor_ratio, name) for name, m in row.items() if m.floor_ratio is not None]
+            place = len(ticks)
+            axes.plot([min(times)[0], max(times)[0]], [place] * 2, color="#dddddd", zorder=1)
+            for ratio, name in times:
+                colour, marker = PROVIDER_STYLES[name]
+                axes.scatter(ratio, place, s=34, c=colour, marker=marker, label=name, zorder=3)
+            ticks.append(_size(row))
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(range(len(ticks)), ticks, fontsize=8)
+    for label in axes.get_yticklabels():
+        if "²" not in label.get_text():
+            label.set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("time / (minimal bytes / bandwidth of copy_)")
+
+
+Panel = Callable[[Axes, list[Row], str, str], None]
+
+
+def _figure(
+    panels: Mapping[tuple[str, str], list[Row]],
+    panel: Panel,
+    title: str,
+    size: tuple[float, float],
+    path: Path,
+) -> Path:
+    """One panel an op and pass, and one legend for all below them."""
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(size[0] * columns, size[1] * lines + 1),
+        squeeze=False,
+        layout="constrained",
+    )
+    legend: dict[str, Artist] = {}
+    for axes, place in itertools.zip_longest(grid.flat, panels):
+        if place is None:
+            axes.set_visible(False)
+            continue
+        panel(axes, panels[place], *place)
+        axes.set_title(", ".join(place), fontsize=11, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.legend(
+        list(legend.values()),
+        list(legend),
+        loc="outside lower left",
+        ncols=3 if columns == 1 else len(legend),
+        frameon=False,
+    )
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+    return path
+
+
+def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -> list[Path]:
+    """Write the figures that have data beside the CSV, and name them."""
+    about = (
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, "
+        f"torch {machine['torch']}, aablur {machine['commit']}, {machine['date']}"
+    )
+    paths = []
+    for regime, where in REGIMES.items():
+        panels: dict[tuple[str, str], list[Row]] = {
+            place: rows
+            for place in itertools.product(OPS, PASSES)
+            if (rows := _rows(measurements, regime, *place))
+        }
+        if not panels:
+            continue
+        against = [
+            name
+            for name in BASELINES
+            if any(name in row and row[name].ms for rows in panels.values() for row in rows)
+        ]
+        title = f"Times faster than the fastest of {', '.join(against)}: maps {where}"
+        if regime == "memory":
+            title += " (dashed: to be reached by the geometric mean)"
+        title += f"\n{about}"
+        path = stem.with_name(f"{stem.name}-speedup-{regime}.png")
+        paths.append(_figure(panels, _speedup_panel, title, (7.5, 3.2), path))
+        if regime == "memory":
+            title = f"Time over the byte floor (at 1, as fast as memory): maps {where}\n{about}"
+            path = stem.with_name(f"{stem.name}-floor.png")
+            most = max(len(rows) for rows in panels.values()) + len(KINDS)
+            size = (6.5, 0.19 * most + 0.9)
+            paths.append(_figure(panels, _floor_panel, title, size, path))
+    return paths

@@ -1,0 +1,495 @@
+// The ops on the CPU: arguments to plans, plans to kernels, kernels to torch's threads.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "plan.h"
+
+namespace aablur {
+
+namespace portable {
+extern const CpuKernels kernels;
+}
+#if defined(AABLUR_X86)
+namespace avx2 {
+extern const CpuKernels kernels;
+}
+namespace avx512 {
+extern const CpuKernels kernels;
+}
+#endif
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+
+// The best instruction set of this processor, or a lesser one that AABLUR_CPU_ISA names.
+const CpuKernels& kernels() {
+  static const CpuKernels& chosen = []() -> const CpuKernels& {
+#if defined(AABLUR_X86)
+    const char* asked = std::getenv("AABLUR_CPU_ISA");
+    const std::string isa = asked ? asked : "";
+    const bool any = isa.empty();
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && (any || isa == "avx512")) return avx512::kernels;
+    if (has_avx2 && (any || isa == "avx2" || isa == "avx512")) return avx2::kernels;
+#endif
+    return portable::kernels;
+  }();
+  return chosen;
+}
+
+Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Half: return Dtype::float16;
+    case ScalarType::BFloat16: return Dtype::bfloat16;
+    case ScalarType::Float: return Dtype::float32;
+    case ScalarType::Double: return Dtype::float64;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "aablur: x must be float16, bfloat16, float32 or float64");
+  return Dtype::float32;
+}
+
+PaddingMode padding_mode_of(const std::string& name) {
+  if (name == "zeros") return PaddingMode::zeros;
+  if (name == "reflect") return PaddingMode::reflect;
+  if (name == "replicate") return PaddingMode::replicate;
+  if (name == "circular") return PaddingMode::circular;
+  STD_TORCH_CHECK(false, "aablur: padding_mode must be zeros, reflect, replicate or circular, not ", name);
+  return PaddingMode::zeros;
+}
+
+// The op's arguments about its axes.
+struct Geometry {
+  int rank = 0;
+  Axis axis[3];
+
+  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode) {
+    rank = int(stride.size());
+    STD_TORCH_CHECK(rank >= 1 && rank <= 3 && taps_size.size() == stride.size() && padding.size() == 2 * stride.size(),
+                    "aablur: taps_size and stride must have one entry an axis, padding two, for 1 to 3 axes");
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.taps = taps_size[i];
+      a.stride = stride[i];
+      a.before = padding[2 * i];
+      a.after = padding[2 * i + 1];
+      a.padding_mode = padding_mode_of(padding_mode);
+      STD_TORCH_CHECK(a.taps >= 1 && a.stride >= 1, "aablur: taps_size and stride must be positive");
+    }
+  }
+  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode,
+           const Ints& window, const Ints& window_padding, const Ints& window_dilation)
+      : Geometry(taps_size, stride, padding, padding_mode) {
+    const size_t axes = stride.size();
+    STD_TORCH_CHECK(window.size() == axes && window_padding.size() == axes && window_dilation.size() == axes,
+                    "aablur: window, window_padding and window_dilation must have one entry an axis");
+    int64_t volume = 1;
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.window = window[i];
+      a.window_padding = window_padding[i];
+      a.window_dilation = window_dilation[i];
+      STD_TORCH_CHECK(a.window >= 1 && a.window_dilation >= 1 && a.window_padding >= 0 &&
+                          2 * a.window_padding <= (a.window - 1) * a.window_dilation + 1,
+                      "aablur: window and window_dilation must be positive, window_padding at most half the window");
+      STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume, " positions");
+      volume *= a.window;
+    }
+  }
+
+  int64_t code_bits() const { return aablur::code_bits(axis[0].window * axis[1].window * axis[2].window); }
+
+  void set_size(const int64_t* size) {
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.size = size[i];
+      STD_TORCH_CHECK(a.pooled() >= 1 && a.out() >= 1, "aablur: the output would be empty");
+    }
+  }
+};
+
+// A batch of maps: (images, channels, spatial axes), or unbatched without the first.
+struct Map {
+  int64_t images = 1, channels = 1, size[3] = {1, 1, 1};
+  int rank = 0;
+  bool batched = true, channels_last = false;
+
+  Map(const Tensor& x, int rank_) : rank(rank_), batched(x.dim() == rank_ + 2) {
+    STD_TORCH_CHECK(batched || x.dim() == rank + 1, "aablur: x must have ", rank + 1, " or ", rank + 2, " dimensions");
+    STD_TORCH_CHECK(x.is_cpu(), "aablur: x must be on the CPU");
+    images = batched ? x.size(0) : 1;
+    channels = x.size(batched);
+    for (int i = 0; i < rank; ++i) size[3 - rank + i] = x.size(batched + 1 + i);
+  }
+  int64_t positions() const { return size[0] * size[1] * size[2]; }
+  bool empty() const { return images == 0 || channels == 0 || positions() == 0; }
+
+  // Strides of the dense map in its layout, for sizes (batched + 1 + rank,).
+  void dense(int64_t* sizes, int64_t* strides) const {
+    int d = 0;
+    const int64_t volume = positions(), pixel = channels_last ? channels : 1;
+    if (batched) sizes[d] = images, strides[d++] = volume * channels;
+    sizes[d] = channels, strides[d++] = channels_last ? 1 : volume;
+    int64_t inner = volume;
+    for (int i = 3 - rank; i < 3; ++i) {
+      inner = size[i] ? inner / size[i] : 0;
+      sizes[d] = size[i], strides[d++] = inner * pixel;
+    }
+  }
+  Tensor allocate(const Tensor& like) const {
+    int64_t sizes[5], strides[5];
+    dense(sizes, strides);
+    // An empty tensor's strides must be those that torch gives it.
+    if (empty()) {
+      int64_t stride = 1;
+      for (int d = rank + batched; d >= 0; --d) strides[d] = stride, stride *= std::max<int64_t>(sizes[d], 1);
+    }
+    AtenTensorHandle handle = nullptr;
+    int32_t dtype = 0;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank + 1 + batched, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+    return Tensor(handle);
+  }
+  Strides dense_strides() const {
+    const int64_t pixel = channels_last ? channels : 1;
+    return {channels * positions(), positions(), size[1] * size[2] * pixel, size[2] * pixel, pixel};
+  }
+  bool is_dense(const Tensor& x) const {
+    int64_t sizes[5], strides[5];
+    dense(sizes, strides);
+    for (int d = 0; d < rank + 1 + batched; ++d)
+      if (sizes[d] != 1 && x.stride(d) != strides[d]) return false;
+    return true;
+  }
+};
+
+// x as the kernels read it: rows in place wherever they are contiguous, else one copy.
+struct Readable {
+  Tensor tensor;
+  Strides strides;
+
+  Readable(const Tensor& x, const Map& map) : tensor(x) {
+    const bool rows = !map.channels_last && (map.size[2] == 1 || x.stride(x.dim() - 1) == 1);
+    if (!rows && !map.is_dense(x)) {
+      tensor = map.allocate(x);
+      torch::stable::copy_(tensor, x);
+    }
+    strides = map.dense_strides();
+    if (map.channels_last) return;
+    strides.image = map.batched ? tensor.stride(0) : 0;
+    strides.plane = tensor.stride(map.batched);
+    int64_t* outer[2] = {&strides.depth, &strides.height};
+    for (int i = 3 - map.rank; i < 2; ++i) *outer[i] = tensor.stride(map.batched + 1 + i - (3 - map.rank));
+  }
+};
+
+// torch's own choice: channels_last in, channels_last out.
+bool prefers_channels_last(const Tensor& x, Map map) {
+  if (map.rank < 2 || map.empty() || x.is_contiguous()) return false;
+  map.channels_last = true;
+  return map.is_dense(x);
+}
+
+// A plan and all that it points to.
+class Planned {
+ public:
+  Plan plan;
+
+  Planned(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype, bool transposed) {
+    std::copy(geometry.axis, geometry.axis + 3, plan.axis);
+    plan.images = x.images;
+    plan.planes = x.channels_last ? 1 : x.channels;
+    plan.lanes = x.channels_last ? x.channels : 1;
+    plan.code_bits = geometry.code_bits();
+    plan.code_bytes = ceil_div(code_positions(plan.axis) * plan.lanes * plan.code_bits, 8);
+    set_taps(geometry, x, taps, dtype);
+    set_matrices(transposed);
+    // The rows of a tile should stay in the first-level cache.
+    const int64_t element = dtype == Dtype::float64 ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
+    plan.tile = std::clamp<int64_t>(tile_bytes / (element * width) / 64 * 64, std::min<int64_t>(64, plan.lanes), plan.lanes);
+  }
+  Planned(Planned&&) = delete;
+
+  void set_matrices(bool transposed) {
+    for (int a = 0; a < 3; ++a) {
+      matrix_[a] = transposed ? transposed_matrix(plan.axis[a]) : blur_matrix(plan.axis[a]);
+      plan.table[a] = matrix_[a].table();
+      plan.longest[a] = matrix_[a].longest;
+    }
+  }
+
+  // Cuts planes into bands where there are too few of them for the threads.
+  void cut(int64_t wanted) {
+    const Axis& axis = plan.axis[plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1 ? 0 : 1];
+    const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())), most = std::max<int64_t>(1, rows / 8);
+    plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
+  }
+
+  // Calls f(begin, end) over all units, in parallel where there is enough to do.
+  template <class F>
+  void run(F&& f) const {
+    const int64_t units = plan.images * plan.planes * plan.bands;
+    int64_t unit_elements = plan.lanes;
+    for (const Axis& a : plan.axis) unit_elements *= std::max(a.size, a.out());
+    unit_elements = std::max<int64_t>(1, unit_elements / plan.bands);
+    const int64_t grain = std::max<int64_t>(1, grain_elements / unit_elements);
+    if (units <= grain) return f(int64_t(0), units);
+    torch::stable::parallel_for(0, units, grain, f);
+  }
+
+ private:
+  static constexpr int64_t tile_bytes = 32768, grain_elements = 16384;
+
+  void set_taps(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype) {
+    const bool wide = dtype == Dtype::float64;
+    const void* packed = nullptr;
+    int64_t rows = 1;
+    if (taps) {
+      int64_t total = 0;
+      for (int a = 3 - geometry.rank; a < 3; ++a) total += geometry.axis[a].taps;
+      STD_TORCH_CHECK(taps->is_cpu() && taps->dim() == 2 && taps->size(1) == total &&
+                          (taps->size(0) == 1 || taps->size(0) == x.channels) && taps->is_contiguous(),
+                      "aablur: taps must be a contiguous CPU tensor (1 or channels, ", total, ")");
+      STD_TORCH_CHECK(taps->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+                      "aablur: taps must be float64 for float64 maps, else float32");
+      rows = taps->size(0);
+      packed = taps->data_ptr();
+    }
+    plan.per_channel = rows > 1;
+    if (wide) point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
+    else point(float_taps_.emplace(plan.axis, geometry.rank, static_cast<const float*>(packed), rows, plan.lanes > 1));
+  }
+  template <class A>
+  void point(const Taps<A>& taps) {
+    for (int a = 0; a < 3; ++a) plan.taps[a] = taps.values[a].data();
+  }
+
+  Matrix matrix_[3];
+  std::optional<Taps<float>> float_taps_;
+  std::optional<Taps<double>> double_taps_;
+};
+
+int64_t wanted_units() { return 4 * int64_t(torch::stable::get_num_threads()); }
+
+Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
+  Map out = x;
+  for (int a = 0; a < 3; ++a) out.size[a] = transposed ? axis[a].size : axis[a].out();
+  return out;
+}
+
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
+                 const Ints& padding, const std::string& padding_mode) {
+  Geometry geometry(taps_size, stride, padding, padding_mode);
+  Map map(x, geometry.rank);
+  const Dtype dtype = dtype_of(x);
+  geometry.set_size(map.size + 3 - map.rank);
+  map.channels_last = prefers_channels_last(x, map);
+  const Map result = result_map(map, geometry.axis, false);
+  Tensor out = result.allocate(x);
+  if (result.empty()) return out;
+  const Readable source(x, map);
+  Planned planned(geometry, map, taps, dtype, false);
+  planned.cut(wanted_units());
+  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
+  planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, false, begin, end); });
+  return out;
+}
+
+// The map of x, from its gradient's.
+Map input_map(const Tensor& grad, const Geometry& geometry, bool channels_last) {
+  Map map(grad, geometry.rank);
+  for (int a = 3 - geometry.rank; a < 3; ++a)
+    STD_TORCH_CHECK(map.size[a] == geometry.axis[a].out(), "aablur: grad must have the output's size");
+  map.channels_last = channels_last && geometry.rank > 1;
+  return map;
+}
+
+Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size,
+                          const Ints& stride, const Ints& padding, const std::string& padding_mode, bool channels_last) {
+  Geometry geometry(taps_size, stride, padding, padding_mode);
+  STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
+  const Dtype dtype = dtype_of(grad);
+  geometry.set_size(size.data());
+  const Map map = input_map(grad, geometry, channels_last);
+  const Map result = result_map(map, geometry.axis, true);
+  Tensor out = result.allocate(grad);
+  if (result.empty()) return out;
+  const Readable source(grad, map);
+  Planned planned(geometry, map, taps, dtype, true);
+  planned.cut(wanted_units());
+  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
+  planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, true, begin, end); });
+  return out;
+}
+
+// Adds the units' shares in their order, whatever threads made them: (channels or 1, sum of taps).
+template <class A>
+void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, int64_t rows, A* out) {
+  int64_t total = 0, skipped = 0;
+  for (int a = 0; a < 3; ++a) (a < 3 - rank ? skipped : total) += plan.axis[a].taps;
+  const int64_t all = skipped + total, lanes = plan.per_channel && plan.lanes > 1 ? plan.lanes : 1;
+  const int64_t units = plan.images * plan.planes * plan.bands;
+  std::vector<double> sums(rows * total);
+  for (int64_t unit = 0; unit < units; ++unit) {
+    const int64_t plane = plan.per_channel ? unit / plan.bands % plan.planes : 0;
+    for (int64_t t = 0; t < total; ++t)
+      for (int64_t lane = 0; lane < lanes; ++lane)
+        sums[(plane + lane) * total + t] += partial[(unit * all + skipped + t) * lanes + lane];
+  }
+  std::copy(sums.begin(), sums.end(), out);
+}
+
+Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& taps_size,
+                               const Ints& stride, const Ints& padding, const std::string& padding_mode) {
+  Geometry geometry(taps_size, stride, padding, padding_mode);
+  Map map(x, geometry.rank);
+  const Dtype dtype = dtype_of(x);
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "aablur: grad must have the dtype of x");
+  geometry.set_size(map.size + 3 - map.rank);
+  map.channels_last = prefers_channels_last(x, map);
+  Map grad_map = input_map(grad, geometry, map.channels_last);
+  STD_TORCH_CHECK(grad_map.images == map.images && grad_map.channels == map.channels, "aablur: grad must have the output's size");
+  Tensor out = torch::stable::empty_like(taps);
+  if (map.empty()) {
+    torch::stable::zero_(out);
+    return out;
+  }
+  const Readable source(x, map), grads(grad, grad_map);
+  Planned planned(geometry, map, taps, dtype, false);
+  planned.cut(32);  // never by the number of threads: the sum's order must not depend on it
+  Geometry row = geometry;
+  row.axis[0] = row.axis[1] = Axis{};
+  Planned along_width(geometry, map, taps, dtype, true);
+  along_width.plan.axis[0] = along_width.plan.axis[1] = Axis{};
+  along_width.set_matrices(true);
+  const std::vector<double> ones(taps.size(0), 1);
+  const std::vector<float> float_ones(taps.size(0), 1);
+  for (int a = 0; a < 2; ++a)
+    along_width.plan.taps[a] = dtype == Dtype::float64 ? static_cast<const void*>(ones.data()) : float_ones.data();
+  const Plan& plan = planned.plan;
+  const int64_t lanes = plan.per_channel ? plan.lanes : 1;
+  std::vector<double> partial(plan.images * plan.planes * plan.bands * (plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps) * lanes);
+  TapsArguments arguments{plan, along_width.plan, grads.tensor.const_data_ptr(), source.tensor.const_data_ptr(), grads.strides, source.strides, partial.data()};
+  planned.run([&](int64_t begin, int64_t end) { kernels().taps_gradient(dtype, arguments, begin, end); });
+  if (dtype == Dtype::float64) add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<double*>(out.mutable_data_ptr()));
+  else add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+// (images, planes an image, bytes a plane)
+std::array<int64_t, 3> code_sizes(const Map& map, const Geometry& geometry) {
+  const int64_t positions = code_positions(geometry.axis) * (map.channels_last ? map.channels : 1);
+  return {map.images, map.channels_last ? 1 : map.channels, ceil_div(positions * geometry.code_bits(), 8)};
+}
+
+Tensor allocate_codes(const Map& map, const Geometry& geometry) {
+  const auto sizes = code_sizes(map, geometry);
+  const int64_t strides[3] = {sizes[1] * sizes[2], sizes[2], 1};
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(3, sizes.data(), strides, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
+  Tensor codes(handle);
+  // What lies between the codes of two rows, and past the last, is zero.
+  if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());
+  return codes;
+}
+
+std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry, bool with_codes) {
+  Map map(x, geometry.rank);
+  const Dtype dtype = dtype_of(x);
+  geometry.set_size(map.size + 3 - map.rank);
+  map.channels_last = prefers_channels_last(x, map);
+  const Map result = result_map(map, geometry.axis, false);
+  Tensor out = result.allocate(x);
+  Tensor codes = with_codes ? allocate_codes(map, geometry) : out;
+  if (result.empty()) return {out, codes};
+  const Readable source(x, map);
+  Planned planned(geometry, map, taps, dtype, false);
+  planned.cut(wanted_units());
+  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(),
+                          with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr};
+  planned.run([&](int64_t begin, int64_t end) { kernels().max_blur(dtype, arguments, begin, end); });
+  return {out, codes};
+}
+
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
+                     const Ints& padding, const std::string& padding_mode, const Ints& window, const Ints& window_padding,
+                     const Ints& window_dilation) {
+  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+  return std::get<0>(max_blur(x, taps, geometry, false));
+}
+
+std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size,
+                                               const Ints& stride, const Ints& padding, const std::string& padding_mode,
+                                               const Ints& window, const Ints& window_padding, const Ints& window_dilation) {
+  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+  return max_blur(x, taps, geometry, true);
+}
+
+Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
+                              const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size, const Ints& stride,
+                              const Ints& padding, const std::string& padding_mode, const Ints& window,
+                              const Ints& window_padding, const Ints& window_dilation, bool channels_last) {
+  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+  STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
+  STD_TORCH_CHECK(x.has_value() != codes.has_value(), "aablur: give either x or codes");
+  const Dtype dtype = dtype_of(grad);
+  geometry.set_size(size.data());
+  const Map map = input_map(grad, geometry, channels_last);
+  const Map result = result_map(map, geometry.axis, true);
+  Tensor out = result.allocate(grad);
+  if (result.empty()) return out;
+  const Readable grads(grad, map);
+  std::optional<Readable> source;
+  if (x) {
+    Map x_map(*x, geometry.rank);
+    STD_TORCH_CHECK(x_map.images == map.images && x_map.channels == map.channels && x->scalar_type() == grad.scalar_type() &&
+                        std::equal(x_map.size, x_map.size + 3, result.size),
+                    "aablur: x must have the size and dtype that grad implies");
+    x_map.channels_last = map.channels_last;
+    source.emplace(*x, x_map);
+  } else {
+    const auto sizes = code_sizes(result, geometry);
+    STD_TORCH_CHECK(codes->is_cpu() && codes->scalar_type() == ScalarType::Byte && codes->is_contiguous() && codes->dim() == 3 &&
+                        codes->size(0) == sizes[0] && codes->size(1) == sizes[1] && codes->size(2) == sizes[2],
+                    "aablur: codes must be those that max_blur_pool_codes returned");
+  }
+  Planned planned(geometry, map, taps, dtype, true);
+  planned.cut(wanted_units());
+  MaxBackwardArguments arguments{planned.plan, grads.tensor.const_data_ptr(),
+                                 codes ? static_cast<const uint8_t*>(codes->const_data_ptr()) : nullptr,
+                                 source ? source->tensor.const_data_ptr() : nullptr,
+                                 grads.strides, source ? source->strides : Strides{}, result.dense_strides(), out.mutable_data_ptr()};
+  planned.run([&](int64_t begin, int64_t end) { kernels().max_blur_backward(dtype, arguments, begin, end); });
+  return out;
+}
+
+std::string cpu_isa() { return kernels().isa; }
+
+}  // namespace
+}  // namespace aablur
+
+STABLE_TORCH_LIBRARY_IMPL(aablur, CPU, m) {
+  m.impl("blur_pool", TORCH_BOX(&aablur::blur_pool));
+  m.impl("blur_pool_backward", TORCH_BOX(&aablur::blur_pool_backward));
+  m.impl("blur_pool_backward_taps", TORCH_BOX(&aablur::blur_pool_backward_taps));
+  m.impl("max_blur_pool", TORCH_BOX(&aablur::max_blur_pool));
+  m.impl("max_blur_pool_codes", TORCH_BOX(&aablur::max_blur_pool_codes));
+  m.impl("max_blur_pool_backward", TORCH_BOX(&aablur::max_blur_pool_backward));
+}
+STABLE_TORCH_LIBRARY_IMPL(aablur, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&aablur::cpu_isa)); }

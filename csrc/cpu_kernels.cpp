@@ -1,0 +1,214 @@
+// The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
+#include "planes.h"
+
+#define AABLUR_STRING_(x) #x
+#define AABLUR_STRING(x) AABLUR_STRING_(x)
+
+namespace aablur::AABLUR_ISA {
+namespace {
+
+// Calls f with each tile of the plane's lanes.
+template <class F>
+void for_tiles(const Plan& plan, F&& f) {
+  for (int64_t first = 0; first < plan.lanes; first += plan.tile)
+    f(Tile{first, std::min(plan.tile, plan.lanes - first)});
+}
+
+template <class F>
+void for_rows(RowRange rows, F&& f) {
+  for (int64_t d = rows.depth.begin; d < rows.depth.end; ++d)
+    for (int64_t h = rows.height.begin; h < rows.height.end; ++h) f(d, h);
+}
+
+template <class T>
+T* result_row(void* out, const Strides& s, const Unit& unit, Tile tile, int64_t d, int64_t h) {
+  return static_cast<T*>(out) + unit.image * s.image + unit.plane * s.plane + d * s.depth + h * s.height + tile.first;
+}
+
+template <class T, bool Transposed>
+void blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
+  const Plan& plan = arguments.plan;
+  const Axis &depth = plan.axis[0], &height = plan.axis[1];
+  RowBlur<T, Transposed> blur(plan);
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit unit(plan, index);
+    const RowRange rows = band_rows(Transposed ? depth.pooled() : depth.out(), Transposed ? height.pooled() : height.out(),
+                                    cuts_depth(plan), unit.band, plan.bands);
+    for_tiles(plan, [&](Tile tile) {
+      MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
+      for_rows(rows, [&](int64_t d, int64_t h) {
+        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
+                 arguments.out_strides.pixel);
+      });
+    });
+  }
+}
+
+template <class T>
+void max_blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
+  const Plan& plan = arguments.plan;
+  const Axis &depth = plan.axis[0], &height = plan.axis[1];
+  RowBlur<T, false> blur(plan);
+  PooledRows<T> source(plan, arguments);
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit unit(plan, index);
+    const bool cut_depth = cuts_depth(plan);
+    const RowRange rows = band_rows(depth.out(), height.out(), cut_depth, unit.band, plan.bands);
+    const RowRange owned = band_rows(depth.pooled(), height.pooled(), cut_depth, unit.band, plan.bands);
+    for_tiles(plan, [&](Tile tile) {
+      source.start(unit, tile, owned);
+      for_rows(rows, [&](int64_t d, int64_t h) {
+        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
+                 arguments.out_strides.pixel);
+      });
+      source.finish();
+    });
+  }
+}
+
+template <class T>
+void max_blur_backward(const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
+  const Plan& plan = arguments.plan;
+  RowBlur<T, true> blur(plan);
+  SelectingRows<T> pooled(plan, arguments);
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit unit(plan, index);
+    const RowRange rows =
+        band_rows(plan.axis[0].size, plan.axis[1].size, cuts_depth(plan), unit.band, plan.bands);
+    for_tiles(plan, [&](Tile tile) {
+      pooled.start(unit, tile);
+      for_rows(rows, [&](int64_t d, int64_t h) {
+        pooled.row(blur, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
+                   arguments.out_strides.pixel);
+      });
+    });
+  }
+}
+
+// One row of accumulators, as a source of rows.
+template <class A>
+struct SingleRow {
+  const A* data;
+  int64_t count;
+  int64_t pixel() const { return count; }
+  const A* row(int64_t, int64_t) const { return data; }
+};
+
+template <class T, class A = accumulator<T>>
+double dot(const A* a, const T* b, int64_t n) {
+  Vector<A> total{};
+  int64_t i = 0;
+  for (; i + lanes<A> <= n; i += lanes<A>) total += load(a + i) * load(b + i);
+  if (i < n) total += load(a + i, n - i) * load(b + i, n - i);
+  double sum = 0;
+  for (int l = 0; l < lanes<A>; ++l) sum += total[l];
+  return sum;
+}
+
+// total[c] += scale[c] * sum_w a[w * tile + c] * b[w * pixel + c], a lane at a time; or all lanes in total[0].
+template <class T, class A = accumulator<T>>
+void add_products(const A* a, const T* b, int64_t width, Tile tile, int64_t pixel, bool per_lane, const A* scale, double* total) {
+  if (!per_lane) {
+    for_runs(width, tile, pixel, [&](int64_t from, int64_t at, int64_t n) { *total += double(*scale) * dot(a + at, b + from, n); });
+    return;
+  }
+  for (int64_t c = 0; c < tile.count; c += lanes<A>) {
+    const int64_t n = std::min<int64_t>(lanes<A>, tile.count - c);
+    Vector<A> sum{};
+    for (int64_t w = 0; w < width; ++w) {
+      const A* left = a + w * tile.count + c;
+      const T* right = b + w * pixel + c;
+      sum += n == lanes<A> ? load(left) * load(right) : load(left, n) * load(right, n);
+    }
+    for (int64_t l = 0; l < n; ++l) total[c + l] += double(scale[c + l]) * sum[l];
+  }
+}
+
+template <class T>
+void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
+  using A = accumulator<T>;
+  const Plan& plan = arguments.plan;
+  const Axis &depth = plan.axis[0], &height = plan.axis[1], &width = plan.axis[2];
+  const bool per_lane = plan.per_channel && plan.lanes > 1, outer = depth.taps > 1 || height.taps > 1;
+  const int64_t lane_totals = per_lane ? plan.lanes : 1, all_taps = depth.taps + height.taps + width.taps;
+  RowBlur<T, false> blur(plan);
+  RowBlur<A, true> along_width(arguments.transposed);
+  Buffer<A> grad_row(width.out() * plan.tile), spread_row(width.pooled() * plan.tile), ones(plan.tile);
+  std::fill(ones.get(), ones.get() + plan.tile, A(1));
+  for (int64_t index = begin; index < end; ++index) {
+    const Unit unit(plan, index);
+    double* totals = arguments.partial + index * all_taps * lane_totals;
+    std::fill(totals, totals + all_taps * lane_totals, 0.0);
+    const RowRange rows = band_rows(depth.out(), height.out(), cuts_depth(plan), unit.band, plan.bands);
+    for_tiles(plan, [&](Tile tile) {
+      MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
+      MemoryRows<T> grads(arguments.grad, arguments.grad_strides, unit, tile);
+      // Where the totals of one tap of an axis lie.
+      auto total = [&](int axis, int64_t tap) {
+        const int64_t first = axis == 0 ? 0 : axis == 1 ? depth.taps : depth.taps + height.taps;
+        return totals + (first + tap) * lane_totals + (per_lane ? tile.first : 0);
+      };
+      for_rows(rows, [&](int64_t d, int64_t h) {
+        const T* grad = grads.row(d, h);
+        for_runs(width.out(), tile, grads.pixel(), [&](int64_t from, int64_t at, int64_t n) {
+          for (int64_t i = 0; i < n; ++i) grad_row.get()[at + i] = widen(grad[from + i]);
+        });
+        const A* sum = blur.row_sum(source, unit.plane, tile, d, h);
+        const Table& table = plan.table[2];
+        for (int64_t o = 0; o < width.out(); ++o)
+          for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
+            add_products(grad_row.get() + o * tile.count, sum + table.entries[e].source * tile.count, 1, tile, tile.count,
+                         per_lane, ones.get(), total(2, table.entries[e].tap));
+        if (!outer) return;
+        SingleRow<A> row{grad_row.get(), tile.count};
+        along_width.row(row, unit.plane, tile, 0, 0, spread_row.get(), tile.count);
+        const Table &depths = plan.table[0], &heights = plan.table[1];
+        for (int64_t a = depths.begin[d]; a < depths.begin[d + 1]; ++a)
+          for (int64_t b = heights.begin[h]; b < heights.begin[h + 1]; ++b) {
+            const Entry &above = depths.entries[a], &beside = heights.entries[b];
+            const T* x = source.row(above.source, beside.source);
+            auto add = [&](const A* scale, double* to) {
+              add_products(spread_row.get(), x, width.pooled(), tile, source.pixel(), per_lane, scale, to);
+            };
+            add(blur.tap(0, above.tap, unit.plane, tile), total(1, beside.tap));
+            add(blur.tap(1, beside.tap, unit.plane, tile), total(0, above.tap));
+          }
+      });
+    });
+  }
+}
+
+// Run-time dtype -> template parameter.
+template <class F>
+void with_dtype(Dtype dtype, F&& f) {
+  switch (dtype) {
+    case Dtype::float16: return f(float16{});
+    case Dtype::bfloat16: return f(bfloat16{});
+    case Dtype::float32: return f(float{});
+    case Dtype::float64: return f(double{});
+  }
+}
+
+}  // namespace
+
+extern const CpuKernels kernels;
+const CpuKernels kernels = {
+    AABLUR_STRING(AABLUR_ISA),
+    [](Dtype dtype, const BlurArguments& arguments, bool transposed, int64_t begin, int64_t end) {
+      with_dtype(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        transposed ? blur<T, true>(arguments, begin, end) : blur<T, false>(arguments, begin, end);
+      });
+    },
+    [](Dtype dtype, const BlurArguments& arguments, int64_t begin, int64_t end) {
+      with_dtype(dtype, [&](auto zero) { max_blur<decltype(zero)>(arguments, begin, end); });
+    },
+    [](Dtype dtype, const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
+      with_dtype(dtype, [&](auto zero) { max_blur_backward<decltype(zero)>(arguments, begin, end); });
+    },
+    [](Dtype dtype, const TapsArguments& arguments, int64_t begin, int64_t end) {
+      with_dtype(dtype, [&](auto zero) { taps_gradient<decltype(zero)>(arguments, begin, end); });
+    },
+};
+
+}  // namespace aablur::AABLUR_ISA

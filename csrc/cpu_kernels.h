@@ -1,0 +1,78 @@
+// What the CPU kernels are given. Compiled without torch; cpu.cpp makes the plans.
+#pragma once
+
+#include <cstdint>
+
+#include "geometry.h"
+
+namespace aablur {
+
+enum class Dtype { float16, bfloat16, float32, float64 };
+
+// An axis as a sparse matrix: row o lists what output o reads. Inside [interior_begin, interior_end) the
+// rows are shifted copies of one another, with no border in reach.
+struct Entry {
+  int64_t source, tap;
+};
+struct Table {
+  const int64_t* begin = nullptr;  // (rows + 1,)
+  const Entry* entries = nullptr;
+  int64_t interior_begin = 0, interior_end = 0;
+};
+
+// Elements between neighbours of a (image, plane, depth, height, pixel) grid of rows.
+struct Strides {
+  int64_t image = 0, plane = 0, depth = 0, height = 0, pixel = 1;
+};
+
+// Depth, height and width; the axes that a map lacks have size 1 and one tap. A row is one (depth, height)
+// of a plane: `width` pixels of `lanes` values. Contiguous maps have a plane a channel and one lane,
+// channels_last ones a plane an image and a lane a channel.
+struct Plan {
+  Axis axis[3];
+  Table table[3];            // a matrix an axis: the blur's, or its transpose
+  int64_t longest[3] = {};   // entries in the longest row of each
+  const void* taps[3] = {};  // accumulators: (k,), or with per_channel (channels, k), transposed if lanes > 1
+  bool per_channel = false;
+  int64_t images = 0, planes = 0, lanes = 1;
+  int64_t tile = 1;   // lanes worked on together, so that their rows stay in the cache
+  int64_t code_bits = 0, code_bytes = 0;  // of one argmax code, of a plane of them
+  int64_t bands = 1;  // pieces that a plane's first axis of more than one row is cut into
+};
+
+struct BlurArguments {  // out = blur(prologue(x)), or its transpose
+  Plan plan;
+  const void* x = nullptr;
+  Strides x_strides, out_strides;
+  void* out = nullptr;
+  uint8_t* codes = nullptr;  // (images * planes, code_bytes), written if there
+};
+
+struct MaxBackwardArguments {  // out = the adjoint of max after the transposed blur of grad
+  Plan plan;
+  const void* grad = nullptr;
+  const uint8_t* codes = nullptr;  // either the codes
+  const void* x = nullptr;         // or what to make them from
+  Strides grad_strides, x_strides, out_strides;
+  void* out = nullptr;
+};
+
+struct TapsArguments {  // partial[unit] = the unit's share of d <grad, blur(x)> / d taps
+  Plan plan;
+  Plan transposed;  // the same with transposed tables
+  const void* grad = nullptr;
+  const void* x = nullptr;
+  Strides grad_strides, x_strides;
+  double* partial = nullptr;  // (images * planes * bands, sum of taps, lanes if per_channel else 1)
+};
+
+// Each works on units [begin, end) of images * planes * bands, in any order, on any thread.
+struct CpuKernels {
+  const char* isa;
+  void (*blur)(Dtype, const BlurArguments&, bool transposed, int64_t begin, int64_t end);
+  void (*max_blur)(Dtype, const BlurArguments&, int64_t begin, int64_t end);
+  void (*max_blur_backward)(Dtype, const MaxBackwardArguments&, int64_t begin, int64_t end);
+  void (*taps_gradient)(Dtype, const TapsArguments&, int64_t begin, int64_t end);
+};
+
+}  // namespace aablur

@@ -1,0 +1,96 @@
+// One spatial axis of a blur pool: its sizes and all that is known of its borders.
+// Host and device; no torch.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define AABLUR_HOST_DEVICE __host__ __device__
+#else
+#define AABLUR_HOST_DEVICE
+#endif
+
+namespace aablur {
+
+enum class PaddingMode { zeros, reflect, replicate, circular };
+
+constexpr int64_t outside = -1;
+
+AABLUR_HOST_DEVICE constexpr int64_t floor_div(int64_t a, int64_t b) {
+  return a / b - (a % b != 0 && (a < 0) != (b < 0));
+}
+AABLUR_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+AABLUR_HOST_DEVICE constexpr int64_t modulo(int64_t a, int64_t b) { return a - floor_div(a, b) * b; }
+
+struct Axis {
+  int64_t size = 1;  // of the input
+  int64_t taps = 1;
+  int64_t stride = 1;
+  int64_t before = 0, after = 0;  // padding of the pooled map; negative crops
+  PaddingMode padding_mode = PaddingMode::zeros;
+  int64_t window = 1, window_padding = 0, window_dilation = 1;  // of the max
+
+  // Size after the max over the window, at stride 1: what the blur reads.
+  AABLUR_HOST_DEVICE constexpr int64_t pooled() const {
+    return size + 2 * window_padding - window_dilation * (window - 1);
+  }
+  AABLUR_HOST_DEVICE constexpr int64_t out() const {
+    return floor_div(pooled() + before + after - taps, stride) + 1;
+  }
+
+  // Index in the pooled map that padded position p reads, or `outside`.
+  AABLUR_HOST_DEVICE constexpr int64_t fold(int64_t p) const {
+    const int64_t n = pooled();
+    if (p >= 0 && p < n) return p;
+    switch (padding_mode) {
+      case PaddingMode::zeros: return outside;
+      case PaddingMode::replicate: return p < 0 ? 0 : n - 1;
+      case PaddingMode::circular: return modulo(p, n);
+      case PaddingMode::reflect: break;
+    }
+    if (n == 1) return 0;
+    const int64_t period = 2 * (n - 1);
+    const int64_t q = modulo(p, period);
+    return q < n ? q : period - q;
+  }
+
+  // Calls f(p) for every padded position p, -before <= p < pooled + after, with fold(p) == i.
+  template <class F>
+  AABLUR_HOST_DEVICE constexpr void unfold(int64_t i, F&& f) const {
+    const int64_t n = pooled(), low = -before, high = n + after;
+    const bool reflects = padding_mode == PaddingMode::reflect && n > 1;
+    const int64_t nearest_below = reflects ? -i : i - n, nearest_above = reflects ? 2 * (n - 1) - i : i + n;
+    const bool alone = 0 < i && i < n - 1 && nearest_below < low && nearest_above >= high;
+    if (alone) {
+      if (i >= low && i < high) f(i);
+    } else if (padding_mode == PaddingMode::circular) {
+      for (int64_t p = low + modulo(i - low, n); p < high; p += n) f(p);
+    } else if (reflects) {
+      // Copies of i lie a period apart; between them, `mirror` after each, lies the reflection of i.
+      const int64_t period = 2 * (n - 1), mirror = modulo(-2 * i, period);
+      for (int64_t p = low + modulo(i - low, period) - period; p < high; p += period) {
+        if (p >= low) f(p);
+        const int64_t q = p + mirror;
+        if (mirror != 0 && q >= low && q < high) f(q);
+      }
+    } else {
+      const bool all = padding_mode == PaddingMode::replicate || padding_mode == PaddingMode::reflect;
+      const int64_t first = all && i == 0 ? low : i;
+      const int64_t last = all && i == n - 1 ? high - 1 : i;
+      for (int64_t p = first < low ? low : first; p <= last && p < high; ++p) f(p);
+    }
+  }
+
+  // Calls f(o, tap) for every output o and tap that read pooled index i: a column of the axis' matrix.
+  template <class F>
+  AABLUR_HOST_DEVICE constexpr void readers(int64_t i, F&& f) const {
+    const int64_t outputs = out();
+    unfold(i, [&](int64_t p) {
+      const int64_t q = p + before;  // tap = q - o * stride
+      int64_t o = q - taps < 0 ? 0 : ceil_div(q - taps + 1, stride);
+      for (; o < outputs && o * stride <= q; ++o) f(o, q - o * stride);
+    });
+  }
+};
+
+}  // namespace aablur

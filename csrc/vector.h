@@ -1,0 +1,269 @@
+// SIMD vectors of the instruction set this translation unit is compiled for, on the compilers' vector
+// extension: loads widen to the accumulator type, stores round to nearest even. No torch.
+//
+// Included by cpu_kernels.cpp only, which is compiled once an instruction set with AABLUR_ISA naming it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace aablur::AABLUR_ISA {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+// The type that sums of T are taken in.
+template <class T>
+using accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class A>
+constexpr int lanes = vector_bytes / sizeof(A);
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(vector_bytes)));
+  typedef int32_t index __attribute__((vector_size(vector_bytes)));
+  typedef uint16_t codes __attribute__((vector_size(vector_bytes / 2)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(vector_bytes)));
+  typedef int64_t index __attribute__((vector_size(vector_bytes)));
+  typedef uint16_t codes __attribute__((vector_size(vector_bytes / 4)));
+};
+template <class A>
+using Vector = typename VectorOf<A>::type;
+template <class A>
+using Index = typename VectorOf<A>::index;  // integers of the same width, as comparisons give
+template <class A>
+using Codes = typename VectorOf<A>::codes;  // as many argmax codes
+
+typedef uint32_t Words __attribute__((vector_size(vector_bytes)));
+typedef uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class V, class T>
+inline V load_as(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// ---- scalar conversions ------------------------------------------------------------------------
+
+inline float widen(float v) { return v; }
+inline double widen(double v) { return v; }
+inline float widen(bfloat16 v) { return bit_cast<float>(uint32_t(v.bits) << 16); }
+inline float widen(float16 v) {
+#if defined(__F16C__)
+  return _cvtsh_ss(v.bits);
+#else
+  const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, magnitude = v.bits & 0x7fff;
+  if (magnitude >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | magnitude << 13);
+  // Scaling by 2^112 moves the exponent bias from 15 to 127 and normalises subnormals.
+  const float scaled = bit_cast<float>(magnitude << 13) * bit_cast<float>(uint32_t(239) << 23);
+  return bit_cast<float>(sign | bit_cast<uint32_t>(scaled));
+#endif
+}
+
+template <class T>
+inline T narrow(accumulator<T> v) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const uint32_t bits = bit_cast<uint32_t>(v);
+    if (v != v) return {uint16_t(bits >> 16 | 0x40)};
+    return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+  } else if constexpr (std::is_same_v<T, float16>) {
+#if defined(__F16C__)
+    return {uint16_t(_cvtss_sh(v, 0))};
+#else
+    const uint32_t bits = bit_cast<uint32_t>(v), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return {uint16_t(sign | 0x7e00)};
+    if (magnitude >= 0x47800000) return {uint16_t(sign | 0x7c00)};  // 65536 and up
+    if (magnitude < 0x38800000) {                                   // subnormal: round in units of 2^-24
+      const float rounded = bit_cast<float>(magnitude) + 0.5f;
+      return {uint16_t(sign | (bit_cast<uint32_t>(rounded) - bit_cast<uint32_t>(0.5f)))};
+    }
+    const uint32_t even = magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1);
+    return {uint16_t(sign | even >> 13)};
+#endif
+  } else {
+    return v;
+  }
+}
+
+// ---- vectors of lanes<A> elements ----------------------------------------------------------------
+
+inline Words widen_words(const void* p) { return __builtin_convertvector(load_as<Halves>(p), Words); }
+
+template <class T, class A = accumulator<T>>
+inline Vector<A> load(const T* p) {
+  if constexpr (std::is_same_v<T, A>) {
+    return load_as<Vector<A>>(p);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    return bit_cast<Vector<A>>(widen_words(p) << 16);
+  } else {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(load_as<__m256i>(p));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(load_as<__m128i>(p));
+#else
+    Vector<A> v;
+    for (int i = 0; i < lanes<A>; ++i) v[i] = widen(p[i]);
+    return v;
+#endif
+  }
+}
+
+template <class T, class A = accumulator<T>>
+inline void store(T* p, Vector<A> v) {
+  if constexpr (std::is_same_v<T, A>) {
+    std::memcpy(p, &v, sizeof v);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    const Words bits = bit_cast<Words>(v), rounded = bits + 0x7fff + (bits >> 16 & 1);
+    const Words kept = v != v ? bits | 0x400000 : rounded;
+    const Halves halves = __builtin_convertvector(kept >> 16, Halves);
+    std::memcpy(p, &halves, sizeof halves);
+  } else {
+#if defined(__AVX512F__)
+    const __m256i halves = _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    std::memcpy(p, &halves, sizeof halves);
+#elif defined(__F16C__)
+    const __m128i halves = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    std::memcpy(p, &halves, sizeof halves);
+#else
+    for (int i = 0; i < lanes<A>; ++i) p[i] = narrow<T>(v[i]);
+#endif
+  }
+}
+
+// The first n < lanes<A> elements, the rest zero; nothing past them is read or written.
+template <class T, class A = accumulator<T>>
+inline Vector<A> load(const T* p, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 8) return bit_cast<Vector<A>>(_mm512_maskz_loadu_epi64((1u << n) - 1, p));
+  if constexpr (sizeof(T) == 4) return bit_cast<Vector<A>>(_mm512_maskz_loadu_epi32((1u << n) - 1, p));
+  if constexpr (sizeof(T) == 2) {
+    const __m256i halves = _mm256_maskz_loadu_epi16((1u << n) - 1, p);
+    return load(reinterpret_cast<const T*>(&halves));
+  }
+#else
+  T padded[lanes<A>] = {};
+  for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
+  return load(padded);
+#endif
+}
+
+template <class T, class A = accumulator<T>>
+inline void store(T* p, Vector<A> v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 8) _mm512_mask_storeu_epi64(p, (1u << n) - 1, bit_cast<__m512i>(v));
+  if constexpr (sizeof(T) == 4) _mm512_mask_storeu_epi32(p, (1u << n) - 1, bit_cast<__m512i>(v));
+  if constexpr (sizeof(T) == 2) {
+    __m256i halves;
+    store(reinterpret_cast<T*>(&halves), v);
+    _mm256_mask_storeu_epi16(p, (1u << n) - 1, halves);
+  }
+#else
+  T padded[lanes<A>];
+  store(padded, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = padded[i];
+#endif
+}
+
+// ---- pairs of vectors ----------------------------------------------------------------------------
+
+template <class A>
+struct Pair {
+  Vector<A> first, second;
+};
+
+// Whether load_pair<T> yields (even, odd) elements rather than (low, high) ones: two bfloat16 in one
+// 32-bit word are a shift and a mask away from two floats.
+template <class T>
+constexpr bool loads_split = std::is_same_v<T, bfloat16> && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
+template <class T, class A = accumulator<T>>
+inline Pair<A> load_pair(const T* p) {
+  if constexpr (loads_split<T>) {
+    const Words words = load_as<Words>(p);
+    return {bit_cast<Vector<A>>(words << 16), bit_cast<Vector<A>>(words & 0xffff0000u)};
+  } else {
+    return {load(p), load(p + lanes<A>)};
+  }
+}
+
+template <class T, class A = accumulator<T>>
+inline Pair<A> load_pair(const T* p, int64_t n) {  // n < 2 * lanes<A>
+#if defined(__AVX512F__)
+  if constexpr (loads_split<T>) {
+    const __m512i words = _mm512_maskz_loadu_epi16((uint32_t(1) << n) - 1, p);
+    return load_pair(reinterpret_cast<const T*>(&words));
+  }
+  if (n <= lanes<A>) return {n == lanes<A> ? load(p) : load(p, n), Vector<A>{}};
+  return {load(p), load(p + lanes<A>, n - lanes<A>)};
+#else
+  T padded[2 * lanes<A>] = {};
+  for (int64_t i = 0; i < n; ++i) padded[i] = p[i];
+  return load_pair(padded);
+#endif
+}
+
+template <class A, int Step, int Offset, int... I>
+inline Vector<A> pick(Vector<A> a, Vector<A> b, std::integer_sequence<int, I...>) {
+  // Lane I of the result is element `Step * I + Offset` of (a, b).
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (Step * I + Offset)...);
+#else
+  return __builtin_shuffle(a, b, Index<A>{(Step * I + Offset)...});
+#endif
+}
+template <class A, int Offset, int... I>
+inline Vector<A> zip(Vector<A> a, Vector<A> b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (I / 2 + Offset + I % 2 * lanes<A>)...);
+#else
+  return __builtin_shuffle(a, b, Index<A>{(I / 2 + Offset + I % 2 * lanes<A>)...});
+#endif
+}
+template <class A>
+using lane_sequence = std::make_integer_sequence<int, lanes<A>>;
+
+// (low, high) -> (even, odd), and back.
+template <class A>
+inline Pair<A> deinterleave(Pair<A> p) {
+  return {pick<A, 2, 0>(p.first, p.second, lane_sequence<A>{}), pick<A, 2, 1>(p.first, p.second, lane_sequence<A>{})};
+}
+template <class A>
+inline Pair<A> interleave(Pair<A> p) {
+  return {zip<A, 0>(p.first, p.second, lane_sequence<A>{}),
+          zip<A, lanes<A> / 2>(p.first, p.second, lane_sequence<A>{})};
+}
+
+}  // namespace aablur::AABLUR_ISA

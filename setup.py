@@ -1,0 +1,124 @@
+"""Builds the native library with ninja; without a compiler or torch's headers, a pure install on the reference.
+
+AABLUR_NATIVE=0 forbids the native library, AABLUR_NATIVE=1 insists on it. AABLUR_SANITIZE=1 builds it with
+AddressSanitizer and UndefinedBehaviorSanitizer into build/sanitize, and leaves the package as it is.
+"""
+
+import io
+import os
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+LIBRARY = "libaablur.so"
+OLDEST_TORCH = "0x020a000000000000ULL"  # the stable ABI of torch 2.10
+SANITIZE = os.environ.get("AABLUR_SANITIZE") == "1"
+INSIST = SANITIZE or os.environ.get("AABLUR_NATIVE") == "1"
+FORBID = os.environ.get("AABLUR_NATIVE") == "0"
+
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+# Instruction set -> flags. GCC 12's own AVX-512 header trips maybe-uninitialized.
+X86_ISAS = {
+    "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mbmi2 -Wno-maybe-uninitialized",
+    "avx2": "-mavx2 -mfma -mf16c -mbmi2",
+}
+
+
+def write_ninja(build: Path, target: Path) -> None:
+    """Writes build.ninja: every source an object, cpu_kernels.cpp one an instruction set, all one library."""
+    import torch
+    from ninja import ninja_syntax
+
+    torch_root = Path(torch.__file__).parent
+    (build / "schemas.inc").write_text(schemas_as_c())
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    isas = {"portable": "", **(X86_ISAS if x86 else {})}
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    optimise = ["-O1", "-g", *sanitize] if SANITIZE else ["-O3"]
+    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", *optimise]
+    torch_flags = [f"-isystem{torch_root}/include", f"-I{build}", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]
+    if x86:
+        torch_flags.append("-DAABLUR_X86")
+
+    text = io.StringIO()
+    ninja = ninja_syntax.Writer(text, width=10000)
+    ninja.variable("cxx", os.environ.get("CXX", "c++"))
+    ninja.variable("cflags", [*flags, *WARNINGS, *os.environ.get("CXXFLAGS", "").split()])
+    ninja.rule(
+        "compile", "$cxx -MMD -MF $out.d $cflags $extra -c $in -o $out", depfile="$out.d", deps="gcc",
+        description="compile $out",
+    )
+    ninja.rule("link", "$cxx -shared $in -o $out $ldflags", description="link $out")
+    objects = []
+    for isa, isa_flags in isas.items():
+        objects += ninja.build(
+            f"kernels.{isa}.o", "compile", str(ROOT / "csrc/cpu_kernels.cpp"),
+            variables={"extra": f"-DAABLUR_ISA={isa} {isa_flags}"},
+        )
+    for source in ("cpu", "library"):
+        objects += ninja.build(
+            f"{source}.o", "compile", str(ROOT / f"csrc/{source}.cpp"),
+            implicit=["schemas.inc"], variables={"extra": torch_flags},
+        )
+    link = [f"-L{torch_root}/lib", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
+    link += sanitize if SANITIZE else ["-Wl,-s"]
+    ninja.build(str(target), "link", objects, variables={"ldflags": link})
+    (build / "build.ninja").write_text(text.getvalue())
+
+
+def schemas_as_c() -> str:
+    schemas = runpy.run_path(str(ROOT / "aablur/schemas.py"))["SCHEMAS"]
+    return "".join(f'"{schema}",\n' for schema in schemas)
+
+
+class BuildNative(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        build = ROOT / "build" / ("sanitize" if SANITIZE else "native")
+        target = build / LIBRARY
+        try:
+            if FORBID:
+                raise RuntimeError("AABLUR_NATIVE=0")
+            build.mkdir(parents=True, exist_ok=True)
+            write_ninja(build, target)
+            subprocess.run([sys.executable, "-m", "ninja", "-C", str(build)], check=True)
+        except (RuntimeError, ImportError, OSError, subprocess.CalledProcessError) as error:
+            if INSIST:
+                raise
+            print(f"aablur: native library not built ({error}); aablur will run on the reference", file=sys.stderr)
+            return
+        if not SANITIZE:
+            destination = Path(self.get_ext_fullpath(ext.name))
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(target, destination)
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")[:-1], LIBRARY)
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if os.path.exists(path)]
+
+    def copy_extensions_to_source(self) -> None:
+        self.extensions = [e for e in self.extensions if Path(self.build_lib, self.get_ext_filename(e.name)).exists()]
+        super().copy_extensions_to_source()
+
+
+class Wheel(bdist_wheel):
+    """Tags a wheel with the native library py3-none-<platform> (it holds no Python ABI), one without it any."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        native = any(Path(self.bdist_dir).rglob(LIBRARY)) if Path(self.bdist_dir).exists() else True
+        return ("py3", "none", super().get_tag()[2] if native else "any")
+
+
+setup(
+    ext_modules=[Extension("aablur.native", [])],
+    cmdclass={"build_ext": BuildNative, "bdist_wheel": Wheel},
+)
