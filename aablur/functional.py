@@ -95,9 +95,9 @@ def max_blur_pool2d(
         window: size of the max window: an int, or one for each of height and width; at most 65535 positions in all.
             Default 2.
         taps, stride, padding, padding_mode: as for `blur_pool2d`; padding acts on the map after the max.
-        window_padding: padding of the max with -inf, at most half the dilated window: an int or one an axis.
+        window_padding: padding of the max with -inf, at most half the window: an int or one for each axis.
             Default 0.
-        window_dilation: steps between window positions: an int or one an axis. Default 1.
+        window_dilation: steps between window positions: an int or one for each axis. Default 1.
         recompute: for the backward, save ``x`` and find the maxima again, instead of saving codes. Costs one more
             read of ``x``; saves memory where ``x`` is kept anyway. Default False.
 

@@ -39,6 +39,13 @@ class Axis:
     def out_size(self, size: int) -> int:
         return (self.pooled_size(size) + self.before + self.after - self.taps) // self.stride + 1
 
+    def misses(self, size: int) -> bool:
+        """Whether the window lies wholly outside of the map somewhere: a dilated one can step over a small map."""
+        if self.window_padding == 0 or size >= self.window_dilation:
+            return False
+        offsets = [a * self.window_dilation - self.window_padding for a in range(self.window)]
+        return not all(any(0 <= i + a < size for a in offsets) for i in range(self.pooled_size(size)))
+
 
 def binomial(taps: int) -> list[float]:
     """The binomial filter of ``taps`` taps over its sum, 2**(taps - 1)."""
@@ -130,11 +137,9 @@ class Geometry:
             windows = per_axis(op, "window", window, rank, 1)
             wpads = per_axis(op, "window_padding", window_padding, rank, 0)
             dilations = per_axis(op, "window_dilation", window_dilation, rank, 1)
-            for w, p, d in zip(windows, wpads, dilations, strict=True):
-                if 2 * p > d * (w - 1) + 1:
-                    raise ValueError(
-                        f"{op}: window_padding must be at most half of the dilated window ({d * (w - 1) + 1}), got {p}"
-                    )
+            for w, p in zip(windows, wpads, strict=True):
+                if 2 * p > w:
+                    raise ValueError(f"{op}: window_padding must be at most half of window ({w}), got {p}")
             self.window_volume = math.prod(windows)
             if self.window_volume > LARGEST_WINDOW_VOLUME:
                 raise ValueError(f"{op}: window must cover at most {LARGEST_WINDOW_VOLUME} positions, got {windows}")
@@ -147,7 +152,7 @@ class Geometry:
     def check_sizes(self, sizes: Sequence[int]) -> None:
         """Raises ValueError unless every axis has an output: sizes are those of x, in the order of the axes."""
         for axis, size in zip(self.axes, sizes, strict=True):
-            if size < 1 or axis.pooled_size(size) < 1 or axis.out_size(size) < 1:
+            if size < 1 or axis.pooled_size(size) < 1 or axis.out_size(size) < 1 or axis.misses(size):
                 self._explain(sizes)
 
     def _explain(self, sizes: Sequence[int]) -> None:
@@ -159,6 +164,11 @@ class Geometry:
                 raise ValueError(
                     f"{self.op}: window must fit the map: {name} {size} with window {axis.window}, window_padding "
                     f"{axis.window_padding}, window_dilation {axis.window_dilation} leaves {pooled}"
+                )
+            if axis.misses(size):
+                raise ValueError(
+                    f"{self.op}: window must meet the map everywhere: one dilated by {axis.window_dilation} and padded "
+                    f"by {axis.window_padding} steps over {name} {size}"
                 )
             if axis.out_size(size) < 1:
                 raise ValueError(

@@ -35,9 +35,11 @@ def _pad(x: Tensor, dim: int, axis: Axis, padding_mode: str) -> Tensor:
     size = x.shape[dim]
     if axis.before == axis.after == 0:
         return x
+    inner = [0, 0] * (x.ndim - 1 - dim)
     if padding_mode == "zeros":
-        pads = [0, 0] * (x.ndim - 1 - dim) + [axis.before, axis.after]
-        return F.pad(x, pads)
+        if axis.before >= 0 and axis.after >= 0:
+            return F.pad(x, [*inner, axis.before, axis.after])
+        x = F.pad(x, [*inner, 0, 1])  # index `size` reads a zero
     return x.index_select(dim, _padded_indices(axis, size, padding_mode, x.device))
 
 

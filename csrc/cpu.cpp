@@ -106,7 +106,7 @@ struct Geometry {
       a.window_padding = window_padding[i];
       a.window_dilation = window_dilation[i];
       STD_TORCH_CHECK(a.window >= 1 && a.window_dilation >= 1 && a.window_padding >= 0 &&
-                          2 * a.window_padding <= (a.window - 1) * a.window_dilation + 1,
+                          2 * a.window_padding <= a.window,
                       "aablur: window and window_dilation must be positive, window_padding at most half the window");
       STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume, " positions");
       volume *= a.window;
@@ -120,6 +120,7 @@ struct Geometry {
       Axis& a = axis[3 - rank + i];
       a.size = size[i];
       STD_TORCH_CHECK(a.pooled() >= 1 && a.out() >= 1, "aablur: the output would be empty");
+      STD_TORCH_CHECK(!a.misses(), "aablur: the dilated window steps over the map");
     }
   }
 };
@@ -183,6 +184,7 @@ struct Map {
 struct Readable {
   Tensor tensor;
   Strides strides;
+  bool dense_planes = true;
 
   Readable(const Tensor& x, const Map& map) : tensor(x) {
     const bool rows = !map.channels_last && (map.size[2] == 1 || x.stride(x.dim() - 1) == 1);
@@ -195,7 +197,11 @@ struct Readable {
     strides.image = map.batched ? tensor.stride(0) : 0;
     strides.plane = tensor.stride(map.batched);
     int64_t* outer[2] = {&strides.depth, &strides.height};
-    for (int i = 3 - map.rank; i < 2; ++i) *outer[i] = tensor.stride(map.batched + 1 + i - (3 - map.rank));
+    for (int i = 3 - map.rank; i < 2; ++i) {
+      const int64_t dense = *outer[i];
+      *outer[i] = tensor.stride(map.batched + 1 + i - (3 - map.rank));
+      dense_planes = dense_planes && (map.size[i] == 1 || *outer[i] == dense);
+    }
   }
 };
 
@@ -211,34 +217,74 @@ class Planned {
  public:
   Plan plan;
 
-  Planned(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype, bool transposed) {
+  Planned(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype, bool transposed)
+      : wide_(dtype == Dtype::float64), transposed_(transposed) {
     std::copy(geometry.axis, geometry.axis + 3, plan.axis);
     plan.images = x.images;
     plan.planes = x.channels_last ? 1 : x.channels;
     plan.lanes = x.channels_last ? x.channels : 1;
     plan.code_bits = geometry.code_bits();
-    plan.code_bytes = ceil_div(code_positions(plan.axis) * plan.lanes * plan.code_bits, 8);
-    set_taps(geometry, x, taps, dtype);
-    set_matrices(transposed);
+    plan.code_positions = code_positions(plan.axis) * plan.lanes;
+    plan.code_bytes = ceil_div(plan.code_positions * plan.code_bits, 8);
+    plan.cut_depth = plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1;
+    set_taps(geometry, x, taps);
+    for (int a = 0; a < 3; ++a) {
+      const Axis& axis = plan.axis[a];
+      plan.source[a] = transposed ? axis.out() : axis.pooled();
+      plan.result[a] = transposed ? axis.pooled() : axis.out();
+      set_matrix(a, transposed ? transposed_matrix(axis) : blur_matrix(axis));
+    }
     // The rows of a tile should stay in the first-level cache.
-    const int64_t element = dtype == Dtype::float64 ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
+    const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
     plan.tile = std::clamp<int64_t>(tile_bytes / (element * width) / 64 * 64, std::min<int64_t>(64, plan.lanes), plan.lanes);
   }
   Planned(Planned&&) = delete;
 
-  void set_matrices(bool transposed) {
-    for (int a = 0; a < 3; ++a) {
-      matrix_[a] = transposed ? transposed_matrix(plan.axis[a]) : blur_matrix(plan.axis[a]);
-      plan.table[a] = matrix_[a].table();
-      plan.longest[a] = matrix_[a].longest;
-    }
-  }
-
   // Cuts planes into bands where there are too few of them for the threads.
   void cut(int64_t wanted) {
-    const Axis& axis = plan.axis[plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1 ? 0 : 1];
+    const Axis& axis = plan.axis[plan.cut_depth ? 0 : 1];
     const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())), most = std::max<int64_t>(1, rows / 8);
     plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
+  }
+
+  // Chooses to make the max of a plane in one run: where that fits the cache, and no window hangs over.
+  void choose_whole_planes(bool x_is_dense) {
+    bool overhangs = false;
+    for (const Axis& a : plan.axis) overhangs = overhangs || a.window_padding > 0;
+    plan.whole_planes = plan.lanes == 1 && plan.bands == 1 && x_is_dense && !overhangs &&
+                        plan.code_positions * (wide_ ? 8 : 4) <= plane_bytes;
+  }
+
+  // Makes a small dense plane one row: its matrix is the product of the axes', its taps the products of theirs.
+  void flatten(bool source_is_dense, bool max_by_rows) {
+    const int64_t taps = plan.axis[0].taps * plan.axis[1].taps * plan.axis[2].taps;
+    const int64_t limit = wide_ ? kernels().lookup_doubles : kernels().lookup_floats;
+    // A pooled plane lies on the grid of x.
+    int64_t source_grid[3], result_grid[3];
+    for (int a = 0; a < 3; ++a) {
+      source_grid[a] = transposed_ ? plan.source[a] : plan.axis[a].size;
+      result_grid[a] = transposed_ ? plan.axis[a].size : plan.result[a];
+    }
+    const int64_t sources = transposed_ ? grid_volume(source_grid) : plan.code_positions;
+    const int64_t results = transposed_ ? plan.code_positions : grid_volume(result_grid);
+    if (plan.lanes > 1 || plan.per_channel || plan.bands > 1 || !source_is_dense || max_by_rows ||
+        plan.result[0] * plan.result[1] == 1 || taps > most_flat_taps || sources >= limit || results > limit)
+      return;
+    Matrix product = kronecker(matrix_, plan.axis, source_grid, result_grid, results);
+    if (wide_) flatten_taps(*double_taps_);
+    else flatten_taps(*float_taps_);
+    plan.source[2] = sources;
+    plan.result[2] = results;
+    set_matrix(2, std::move(product));
+    for (int a = 0; a < 2; ++a) drop_axis(a);
+  }
+
+  // Leaves an axis out of the blur.
+  void drop_axis(int a) {
+    plan.source[a] = plan.result[a] = 1;
+    set_matrix(a, blur_matrix(Axis{}));
+    if (wide_) std::fill(double_taps_->values[a].begin(), double_taps_->values[a].end(), 1.0);
+    else std::fill(float_taps_->values[a].begin(), float_taps_->values[a].end(), 1.0f);
   }
 
   // Calls f(begin, end) over all units, in parallel where there is enough to do.
@@ -254,10 +300,16 @@ class Planned {
   }
 
  private:
-  static constexpr int64_t tile_bytes = 32768, grain_elements = 16384;
+  static constexpr int64_t tile_bytes = 32768, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
 
-  void set_taps(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype) {
-    const bool wide = dtype == Dtype::float64;
+  static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
+
+  void set_matrix(int a, Matrix&& matrix) {
+    matrix_[a] = std::move(matrix);
+    plan.table[a] = matrix_[a].table();
+    plan.longest[a] = matrix_[a].longest;
+  }
+  void set_taps(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps) {
     const void* packed = nullptr;
     int64_t rows = 1;
     if (taps) {
@@ -266,20 +318,26 @@ class Planned {
       STD_TORCH_CHECK(taps->is_cpu() && taps->dim() == 2 && taps->size(1) == total &&
                           (taps->size(0) == 1 || taps->size(0) == x.channels) && taps->is_contiguous(),
                       "aablur: taps must be a contiguous CPU tensor (1 or channels, ", total, ")");
-      STD_TORCH_CHECK(taps->scalar_type() == (wide ? ScalarType::Double : ScalarType::Float),
+      STD_TORCH_CHECK(taps->scalar_type() == (wide_ ? ScalarType::Double : ScalarType::Float),
                       "aablur: taps must be float64 for float64 maps, else float32");
       rows = taps->size(0);
-      packed = taps->data_ptr();
+      packed = taps->const_data_ptr();
     }
     plan.per_channel = rows > 1;
-    if (wide) point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
+    if (wide_) point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
     else point(float_taps_.emplace(plan.axis, geometry.rank, static_cast<const float*>(packed), rows, plan.lanes > 1));
   }
   template <class A>
   void point(const Taps<A>& taps) {
     for (int a = 0; a < 3; ++a) plan.taps[a] = taps.values[a].data();
   }
+  template <class A>
+  void flatten_taps(Taps<A>& taps) {
+    taps.multiply();
+    point(taps);
+  }
 
+  bool wide_, transposed_;
   Matrix matrix_[3];
   std::optional<Taps<float>> float_taps_;
   std::optional<Taps<double>> double_taps_;
@@ -306,6 +364,7 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   const Readable source(x, map);
   Planned planned(geometry, map, taps, dtype, false);
   planned.cut(wanted_units());
+  planned.flatten(source.dense_planes, false);
   BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, false, begin, end); });
   return out;
@@ -333,6 +392,7 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
   const Readable source(grad, map);
   Planned planned(geometry, map, taps, dtype, true);
   planned.cut(wanted_units());
+  planned.flatten(source.dense_planes, false);
   BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, true, begin, end); });
   return out;
@@ -373,19 +433,13 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   const Readable source(x, map), grads(grad, grad_map);
   Planned planned(geometry, map, taps, dtype, false);
   planned.cut(32);  // never by the number of threads: the sum's order must not depend on it
-  Geometry row = geometry;
-  row.axis[0] = row.axis[1] = Axis{};
   Planned along_width(geometry, map, taps, dtype, true);
-  along_width.plan.axis[0] = along_width.plan.axis[1] = Axis{};
-  along_width.set_matrices(true);
-  const std::vector<double> ones(taps.size(0), 1);
-  const std::vector<float> float_ones(taps.size(0), 1);
-  for (int a = 0; a < 2; ++a)
-    along_width.plan.taps[a] = dtype == Dtype::float64 ? static_cast<const void*>(ones.data()) : float_ones.data();
+  along_width.drop_axis(0);
+  along_width.drop_axis(1);
   const Plan& plan = planned.plan;
   const int64_t lanes = plan.per_channel ? plan.lanes : 1;
   std::vector<double> partial(plan.images * plan.planes * plan.bands * (plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps) * lanes);
-  TapsArguments arguments{plan, along_width.plan, grads.tensor.const_data_ptr(), source.tensor.const_data_ptr(), grads.strides, source.strides, partial.data()};
+  TapsArguments arguments{plan, geometry.rank, along_width.plan, grads.tensor.const_data_ptr(), source.tensor.const_data_ptr(), grads.strides, source.strides, partial.data()};
   planned.run([&](int64_t begin, int64_t end) { kernels().taps_gradient(dtype, arguments, begin, end); });
   if (dtype == Dtype::float64) add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<double*>(out.mutable_data_ptr()));
   else add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<float*>(out.mutable_data_ptr()));
@@ -421,6 +475,8 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   const Readable source(x, map);
   Planned planned(geometry, map, taps, dtype, false);
   planned.cut(wanted_units());
+  planned.choose_whole_planes(source.dense_planes);
+  planned.flatten(source.dense_planes, !planned.plan.whole_planes);
   BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(),
                           with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().max_blur(dtype, arguments, begin, end); });
@@ -471,6 +527,8 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   }
   Planned planned(geometry, map, taps, dtype, true);
   planned.cut(wanted_units());
+  planned.choose_whole_planes(!source || source->dense_planes);
+  planned.flatten(grads.dense_planes, !planned.plan.whole_planes);
   MaxBackwardArguments arguments{planned.plan, grads.tensor.const_data_ptr(),
                                  codes ? static_cast<const uint8_t*>(codes->const_data_ptr()) : nullptr,
                                  source ? source->tensor.const_data_ptr() : nullptr,

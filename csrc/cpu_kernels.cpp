@@ -1,5 +1,6 @@
 // The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
-#include "planes.h"
+#include "max_rows.h"
+#include "row_blur.h"
 
 #define AABLUR_STRING_(x) #x
 #define AABLUR_STRING(x) AABLUR_STRING_(x)
@@ -25,41 +26,38 @@ T* result_row(void* out, const Strides& s, const Unit& unit, Tile tile, int64_t 
   return static_cast<T*>(out) + unit.image * s.image + unit.plane * s.plane + d * s.depth + h * s.height + tile.first;
 }
 
+// The rows of a unit's result.
+RowRange result_rows(const Plan& plan, const Unit& unit) { return band_rows(plan, unit.band, plan.result[0], plan.result[1]); }
+
 template <class T, bool Transposed>
 void blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
-  const Axis &depth = plan.axis[0], &height = plan.axis[1];
+  const Strides& strides = arguments.out_strides;
   RowBlur<T, Transposed> blur(plan);
   for (int64_t index = begin; index < end; ++index) {
     const Unit unit(plan, index);
-    const RowRange rows = band_rows(Transposed ? depth.pooled() : depth.out(), Transposed ? height.pooled() : height.out(),
-                                    cuts_depth(plan), unit.band, plan.bands);
     for_tiles(plan, [&](Tile tile) {
       MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
-      for_rows(rows, [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
-                 arguments.out_strides.pixel);
+      for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
+        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
       });
     });
   }
 }
 
-template <class T>
+template <class T, class Source>
 void max_blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
-  const Axis &depth = plan.axis[0], &height = plan.axis[1];
+  const Strides& strides = arguments.out_strides;
   RowBlur<T, false> blur(plan);
-  PooledRows<T> source(plan, arguments);
+  Source source(plan, arguments);
   for (int64_t index = begin; index < end; ++index) {
     const Unit unit(plan, index);
-    const bool cut_depth = cuts_depth(plan);
-    const RowRange rows = band_rows(depth.out(), height.out(), cut_depth, unit.band, plan.bands);
-    const RowRange owned = band_rows(depth.pooled(), height.pooled(), cut_depth, unit.band, plan.bands);
+    const RowRange owned = band_rows(plan, unit.band, plan.axis[0].pooled(), plan.axis[1].pooled());
     for_tiles(plan, [&](Tile tile) {
       source.start(unit, tile, owned);
-      for_rows(rows, [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
-                 arguments.out_strides.pixel);
+      for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
+        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
       });
       source.finish();
     });
@@ -69,17 +67,23 @@ void max_blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
 template <class T>
 void max_blur_backward(const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
+  const Strides& strides = arguments.out_strides;
   RowBlur<T, true> blur(plan);
-  SelectingRows<T> pooled(plan, arguments);
+  if (plan.whole_planes) {
+    SelectingPlane<T> selecting(plan, arguments);
+    for (int64_t index = begin; index < end; ++index) {
+      const Unit unit(plan, index);
+      selecting.plane(blur, unit, result_row<T>(arguments.out, strides, unit, Tile{0, 1}, 0, 0));
+    }
+    return;
+  }
+  SelectingRows<T> selecting(plan, arguments);
   for (int64_t index = begin; index < end; ++index) {
     const Unit unit(plan, index);
-    const RowRange rows =
-        band_rows(plan.axis[0].size, plan.axis[1].size, cuts_depth(plan), unit.band, plan.bands);
     for_tiles(plan, [&](Tile tile) {
-      pooled.start(unit, tile);
-      for_rows(rows, [&](int64_t d, int64_t h) {
-        pooled.row(blur, d, h, result_row<T>(arguments.out, arguments.out_strides, unit, tile, d, h),
-                   arguments.out_strides.pixel);
+      selecting.start(unit, tile);
+      for_rows(band_rows(plan, unit.band, plan.axis[0].size, plan.axis[1].size), [&](int64_t d, int64_t h) {
+        selecting.row(blur, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
       });
     });
   }
@@ -129,17 +133,16 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   using A = accumulator<T>;
   const Plan& plan = arguments.plan;
   const Axis &depth = plan.axis[0], &height = plan.axis[1], &width = plan.axis[2];
-  const bool per_lane = plan.per_channel && plan.lanes > 1, outer = depth.taps > 1 || height.taps > 1;
+  const bool per_lane = plan.per_channel && plan.lanes > 1;
   const int64_t lane_totals = per_lane ? plan.lanes : 1, all_taps = depth.taps + height.taps + width.taps;
   RowBlur<T, false> blur(plan);
-  RowBlur<A, true> along_width(arguments.transposed);
+  RowBlur<A, true> along_width(arguments.along_width);
   Buffer<A> grad_row(width.out() * plan.tile), spread_row(width.pooled() * plan.tile), ones(plan.tile);
   std::fill(ones.get(), ones.get() + plan.tile, A(1));
   for (int64_t index = begin; index < end; ++index) {
     const Unit unit(plan, index);
     double* totals = arguments.partial + index * all_taps * lane_totals;
     std::fill(totals, totals + all_taps * lane_totals, 0.0);
-    const RowRange rows = band_rows(depth.out(), height.out(), cuts_depth(plan), unit.band, plan.bands);
     for_tiles(plan, [&](Tile tile) {
       MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
       MemoryRows<T> grads(arguments.grad, arguments.grad_strides, unit, tile);
@@ -148,7 +151,7 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
         const int64_t first = axis == 0 ? 0 : axis == 1 ? depth.taps : depth.taps + height.taps;
         return totals + (first + tap) * lane_totals + (per_lane ? tile.first : 0);
       };
-      for_rows(rows, [&](int64_t d, int64_t h) {
+      for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
         const T* grad = grads.row(d, h);
         for_runs(width.out(), tile, grads.pixel(), [&](int64_t from, int64_t at, int64_t n) {
           for (int64_t i = 0; i < n; ++i) grad_row.get()[at + i] = widen(grad[from + i]);
@@ -159,7 +162,7 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
           for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
             add_products(grad_row.get() + o * tile.count, sum + table.entries[e].source * tile.count, 1, tile, tile.count,
                          per_lane, ones.get(), total(2, table.entries[e].tap));
-        if (!outer) return;
+        if (arguments.rank == 1) return;
         SingleRow<A> row{grad_row.get(), tile.count};
         along_width.row(row, unit.plane, tile, 0, 0, spread_row.get(), tile.count);
         const Table &depths = plan.table[0], &heights = plan.table[1];
@@ -194,6 +197,8 @@ void with_dtype(Dtype dtype, F&& f) {
 extern const CpuKernels kernels;
 const CpuKernels kernels = {
     AABLUR_STRING(AABLUR_ISA),
+    longest_lookup<float>,
+    longest_lookup<double>,
     [](Dtype dtype, const BlurArguments& arguments, bool transposed, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
@@ -201,7 +206,11 @@ const CpuKernels kernels = {
       });
     },
     [](Dtype dtype, const BlurArguments& arguments, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) { max_blur<decltype(zero)>(arguments, begin, end); });
+      with_dtype(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        if (arguments.plan.whole_planes) max_blur<T, PooledPlane<T>>(arguments, begin, end);
+        else max_blur<T, PooledRows<T>>(arguments, begin, end);
+      });
     },
     [](Dtype dtype, const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) { max_blur_backward<decltype(zero)>(arguments, begin, end); });

@@ -30,14 +30,19 @@ struct Strides {
 // channels_last ones a plane an image and a lane a channel.
 struct Plan {
   Axis axis[3];
-  Table table[3];            // a matrix an axis: the blur's, or its transpose
+  // The blur, or its transpose: a matrix an axis. A small dense plane is one row, and its matrix, that of width,
+  // the product of the three.
+  Table table[3];
+  int64_t source[3] = {1, 1, 1}, result[3] = {1, 1, 1};  // sizes of what the matrices read and give
   int64_t longest[3] = {};   // entries in the longest row of each
   const void* taps[3] = {};  // accumulators: (k,), or with per_channel (channels, k), transposed if lanes > 1
   bool per_channel = false;
   int64_t images = 0, planes = 0, lanes = 1;
   int64_t tile = 1;   // lanes worked on together, so that their rows stay in the cache
-  int64_t code_bits = 0, code_bytes = 0;  // of one argmax code, of a plane of them
   int64_t bands = 1;  // pieces that a plane's first axis of more than one row is cut into
+  bool cut_depth = false;
+  bool whole_planes = false;  // a plane's max is made in one run, on the grid of x
+  int64_t code_bits = 0, code_bytes = 0, code_positions = 0;  // of one argmax code; of a plane's
 };
 
 struct BlurArguments {  // out = blur(prologue(x)), or its transpose
@@ -59,7 +64,8 @@ struct MaxBackwardArguments {  // out = the adjoint of max after the transposed 
 
 struct TapsArguments {  // partial[unit] = the unit's share of d <grad, blur(x)> / d taps
   Plan plan;
-  Plan transposed;  // the same with transposed tables
+  int rank = 0;
+  Plan along_width;  // the transposed blur along the width alone
   const void* grad = nullptr;
   const void* x = nullptr;
   Strides grad_strides, x_strides;
@@ -69,6 +75,7 @@ struct TapsArguments {  // partial[unit] = the unit's share of d <grad, blur(x)>
 // Each works on units [begin, end) of images * planes * bands, in any order, on any thread.
 struct CpuKernels {
   const char* isa;
+  int64_t lookup_floats, lookup_doubles;  // the longest row that is blurred inside registers
   void (*blur)(Dtype, const BlurArguments&, bool transposed, int64_t begin, int64_t end);
   void (*max_blur)(Dtype, const BlurArguments&, int64_t begin, int64_t end);
   void (*max_blur_backward)(Dtype, const MaxBackwardArguments&, int64_t begin, int64_t end);

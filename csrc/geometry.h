@@ -38,6 +38,20 @@ struct Axis {
     return floor_div(pooled() + before + after - taps, stride) + 1;
   }
 
+  // Whether the window lies wholly outside of the map somewhere: a dilated one can step over a small map.
+  AABLUR_HOST_DEVICE constexpr bool misses() const {
+    if (window_padding == 0 || size >= window_dilation) return false;
+    for (int64_t i = 0; i < pooled(); ++i) {
+      bool inside = false;
+      for (int64_t a = 0; a < window; ++a) {
+        const int64_t source = i - window_padding + a * window_dilation;
+        inside = inside || (source >= 0 && source < size);
+      }
+      if (!inside) return true;
+    }
+    return false;
+  }
+
   // Index in the pooled map that padded position p reads, or `outside`.
   AABLUR_HOST_DEVICE constexpr int64_t fold(int64_t p) const {
     const int64_t n = pooled();

@@ -65,6 +65,34 @@ inline Matrix transposed_matrix(const Axis& axis) {
   return m;
 }
 
+// One matrix for a plane as a row: (result grid, source grid) from the axes' matrices. Grids may be larger than the
+// matrices; result rows stop at `results`.
+inline Matrix kronecker(const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
+                        const int64_t (&result_grid)[3], int64_t results) {
+  Matrix m;
+  for (int64_t position = 0; position < results; ++position) {
+    const int64_t row[3] = {position / result_grid[2] / result_grid[1], position / result_grid[2] % result_grid[1],
+                            position % result_grid[2]};
+    bool inside = true;
+    for (int a = 0; a < 3; ++a) inside = inside && row[a] + 1 < int64_t(axes[a].begin.size());
+    if (inside) {
+      auto each = [&](int a, auto&& f) {
+        for (int64_t e = axes[a].begin[row[a]]; e < axes[a].begin[row[a] + 1]; ++e) f(axes[a].entries[e]);
+      };
+      each(0, [&](const Entry& d) {
+        each(1, [&](const Entry& h) {
+          each(2, [&](const Entry& w) {
+            m.entries.push_back({(d.source * source_grid[1] + h.source) * source_grid[2] + w.source,
+                                 (d.tap * axis[1].taps + h.tap) * axis[2].taps + w.tap});
+          });
+        });
+      });
+    }
+    m.end_row();
+  }
+  return m;
+}
+
 // Binomial taps over their sum, by repeated averaging.
 inline std::vector<double> binomial(int64_t k) {
   std::vector<double> taps(k);
@@ -94,6 +122,15 @@ struct Taps {
           out[lanes_last ? t * rows + row : row * k + t] = packed ? packed[row * total + first + t] : A(constant[t]);
       first += k;
     }
+  }
+
+  // Replaces the width's taps by the products of all axes', depth first, for shared taps.
+  void multiply() {
+    std::vector<A> product;
+    for (A d : values[0])
+      for (A h : values[1])
+        for (A w : values[2]) product.push_back(d * h * w);
+    values[2] = std::move(product);
   }
 };
 

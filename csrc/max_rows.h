@@ -1,80 +1,11 @@
-// Planes, row by row: where rows come from (the prologue), and the blur of a plane as three sparse
-// matrices applied to them.
+// Prologue `max`: pooled rows and their codes, and the adjoint that sends gradients back to the maxima.
 #pragma once
 
-#include <algorithm>
-#include <memory>
-
-#include "rows.h"
+#include "codes.h"
+#include "row_blur.h"
+#include "units.h"
 
 namespace aablur::AABLUR_ISA {
-
-// Zeroed room for n elements, with two vectors to spare on both sides.
-template <class E>
-class Buffer {
- public:
-  explicit Buffer(int64_t n) : storage_(new E[n + 2 * margin]()) {}
-  E* get() const { return storage_.get() + margin; }
-  static constexpr int64_t margin = 2 * vector_bytes / sizeof(E) + 2;
-
- private:
-  std::unique_ptr<E[]> storage_;
-};
-
-// The piece of the work that one call of a kernel's body does.
-struct Unit {
-  int64_t image, plane, band;
-  Unit(const Plan& plan, int64_t index)
-      : image(index / plan.bands / plan.planes), plane(index / plan.bands % plan.planes), band(index % plan.bands) {}
-};
-
-// Bands cut the first axis that has more than one row. Band `band` of `size` rows; all but the last end on
-// a multiple of 4, so that no two bands of packed codes share a byte.
-struct Range {
-  int64_t begin, end;
-  bool has(int64_t i) const { return i >= begin && i < end; }
-};
-inline Range band_range(int64_t size, int64_t band, int64_t bands) {
-  const int64_t quads = ceil_div(size, 4);
-  return {std::min(size, quads * band / bands * 4), std::min(size, quads * (band + 1) / bands * 4)};
-}
-struct RowRange {
-  Range depth, height;
-};
-inline RowRange band_rows(int64_t depth, int64_t height, bool cut_depth, int64_t band, int64_t bands) {
-  if (cut_depth) return {band_range(depth, band, bands), {0, height}};
-  return {{0, depth}, band_range(height, band, bands)};
-}
-inline bool cuts_depth(const Plan& plan) { return plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1; }
-
-// Lanes [first, first + count) of a row.
-struct Tile {
-  int64_t first, count;
-};
-
-// Calls f for each run of a tile that is contiguous in a row with `pixel` elements from pixel to pixel:
-// f(offset in the row, offset in a row of the tile alone, length).
-template <class F>
-inline void for_runs(int64_t width, Tile tile, int64_t pixel, F&& f) {
-  if (pixel == tile.count) return f(int64_t(0), int64_t(0), width * tile.count);
-  for (int64_t w = 0; w < width; ++w) f(w * pixel, w * tile.count, tile.count);
-}
-
-// ---- where rows come from ------------------------------------------------------------------------
-
-// Prologue `identity`: rows as they lie in memory.
-template <class T>
-struct MemoryRows {
-  const T* base = nullptr;
-  Strides strides;
-
-  MemoryRows() = default;
-  MemoryRows(const void* data, const Strides& strides, const Unit& unit, Tile tile)
-      : base(static_cast<const T*>(data) + unit.image * strides.image + unit.plane * strides.plane + tile.first),
-        strides(strides) {}
-  int64_t pixel() const { return strides.pixel; }
-  const T* row(int64_t d, int64_t h) const { return base + d * strides.depth + h * strides.height; }
-};
 
 // The rows made last, found again by their number.
 class RowCache {
@@ -176,7 +107,8 @@ class MaxRow {
   std::unique_ptr<uint16_t[]> codes_;
 };
 
-// Packed codes lie on the grid of x or, along axes where it is larger, of the pooled map.
+// Where the code of pooled position (d, h, w) lies: on the grid of x or, along axes where it is larger, of the
+// pooled map.
 inline int64_t code_position(const Plan& plan, int64_t d, int64_t h, int64_t w) {
   const Axis &height = plan.axis[1], &width = plan.axis[2];
   return ((d * std::max(height.size, height.pooled()) + h) * std::max(width.size, width.pooled()) + w) * plan.lanes;
@@ -248,173 +180,8 @@ class PooledRows {
   std::unique_ptr<bool[]> packed_rows_;
 };
 
-// ---- the blur of a plane -------------------------------------------------------------------------
-
-// A row of the blur (or, Transposed, of its adjoint): the matrices of depth and height weigh the rows of the
-// source, that of width their sum.
-template <class T, bool Transposed>
-class RowBlur {
- public:
-  using A = accumulator<T>;
-
-  explicit RowBlur(const Plan& plan)
-      : plan_(plan), rows_(new const T*[std::max<int64_t>(1, plan.longest[0] * plan.longest[1])]),
-        terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
-        weights_(new const A*[terms_]), pixels_(new const A*[terms_]),
-        products_(terms_ * (plan.per_channel ? plan.tile : 1)), sum_(row_size()), odd_(plan.lanes == 1 ? row_size() : 0) {
-  }
-
-  // Row (d, h) of the result for plane `plane`, `pixel` elements from pixel to pixel.
-  template <class Source, class O>
-  void row(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h, O* out, int64_t pixel) {
-    gather(source, plane, tile, d, h);
-    if (plan_.lanes > 1) return blend_pixels(source.pixel(), tile, out, pixel);
-    const A* taps = tap(2, 0, plane, tile);
-    const Axis& width = plan_.axis[2];
-    if constexpr (Transposed) {
-      if (width.stride == 1) transposed_row<1>(taps, out);
-      else if (width.stride == 2) transposed_row<2>(taps, out);
-      else transposed_row<0>(taps, out);
-    } else {
-      if (width.stride == 1) forward_row<1>(taps, out);
-      else if (width.stride == 2) forward_row<2>(taps, out);
-      else forward_row<0>(taps, out);
-    }
-  }
-
-  // The row sum alone, before the blur along the width: (width, tile.count), contiguous.
-  template <class Source>
-  const A* row_sum(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
-    gather(source, plane, tile, d, h);
-    sum_rows(source.pixel(), tile);
-    return sum_.get();
-  }
-
-  // The weight of one tap of an axis: a scalar, or a lane each with per_channel.
-  const A* tap(int axis, int64_t index, int64_t plane, Tile tile) const {
-    const A* taps = static_cast<const A*>(plan_.taps[axis]);
-    if (!plan_.per_channel) return taps + index;
-    if (plan_.lanes > 1) return taps + index * plan_.lanes + tile.first;
-    return taps + plane * plan_.axis[axis].taps + index;
-  }
-
- private:
-  int64_t source_width() const { return Transposed ? plan_.axis[2].out() : plan_.axis[2].pooled(); }
-  int64_t result_width() const { return Transposed ? plan_.axis[2].pooled() : plan_.axis[2].out(); }
-  int64_t row_size() const { return (source_width() + 1) * plan_.tile; }
-
-  template <class Source>
-  void gather(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
-    const Table &depth = plan_.table[0], &height = plan_.table[1];
-    const int64_t lanes = plan_.per_channel && plan_.lanes > 1 ? tile.count : 1;
-    count_ = 0;
-    for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
-      for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b) {
-        const Entry &outer = depth.entries[a], &inner = height.entries[b];
-        rows_[count_] = source.row(outer.source, inner.source);
-        const A *left = tap(0, outer.tap, plane, tile), *right = tap(1, inner.tap, plane, tile);
-        A* product = products_.get() + count_ * lanes;
-        for (int64_t c = 0; c < lanes; ++c) product[c] = left[c] * right[c];
-        weights_[count_++] = product;
-      }
-  }
-
-  void sum_rows(int64_t pixel, Tile tile) {
-    if (plan_.per_channel && plan_.lanes > 1) {
-      for (int64_t w = 0; w < source_width(); ++w)
-        weighted_sum<true>(rows_.get(), w * pixel, weights_.get(), count_, tile.count, sum_.get() + w * tile.count);
-    } else {
-      for_runs(source_width(), tile, pixel, [&](int64_t from, int64_t at, int64_t n) {
-        weighted_sum<false>(rows_.get(), from, weights_.get(), count_, n, sum_.get() + at);
-      });
-    }
-  }
-
-  template <class O>
-  void blend_pixels(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
-    sum_rows(source_pixel, tile);
-    const Table& table = plan_.table[2];
-    for (int64_t o = 0; o < result_width(); ++o) {
-      int64_t count = 0;
-      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e) {
-        pixels_[count] = sum_.get() + table.entries[e].source * tile.count;
-        weights_[count++] = tap(2, table.entries[e].tap, 0, tile);
-      }
-      if (plan_.per_channel) weighted_sum<true>(pixels_.get(), 0, weights_.get(), count, tile.count, out + o * pixel);
-      else weighted_sum<false>(pixels_.get(), 0, weights_.get(), count, tile.count, out + o * pixel);
-    }
-  }
-
-  // One result of a row by the axis' matrix, for borders; element i of the source is at(i).
-  template <class O, class At>
-  void border(const A* taps, int64_t begin, int64_t end, O* out, At&& at) {
-    const Table& table = plan_.table[2];
-    for (int64_t o = begin; o < end; ++o) {
-      A total = 0;
-      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
-        total += taps[table.entries[e].tap] * at(table.entries[e].source);
-      out[o] = narrow_to<O>(total);
-    }
-  }
-  template <class O>
-  static O narrow_to(A v) {
-    if constexpr (std::is_same_v<O, A>) return v;
-    else return narrow<O>(v);
-  }
-
-  // Stride 1 or 2, or 0 for any other.
-  template <int Stride, class O>
-  void forward_row(const A* taps, O* out) {
-    const Axis& width = plan_.axis[2];
-    const Table& table = plan_.table[2];
-    const int64_t begin = table.interior_begin, end = table.interior_end, n = width.pooled();
-    A *even = sum_.get(), *odd = odd_.get();
-    if constexpr (Stride == 2) {
-      // Padded position p = i + before lies in phase p % 2: an odd `before` swaps the phases.
-      const int64_t lead = modulo(width.before, 2), shift = floor_div(width.before, 2);
-      weighted_sum_split(rows_.get(), weights_.get(), count_, n, even, odd);
-      const A* const phase[2] = {(lead ? odd - 1 : even) - shift, (lead ? even : odd) - shift};
-      correlate<2>(phase, taps, width.taps, begin, end, out);
-      auto at = [&](int64_t i) { return (i % 2 ? odd : even)[i / 2]; };
-      border(taps, 0, begin, out, at);
-      border(taps, end, width.out(), out, at);
-    } else {
-      weighted_sum<false>(rows_.get(), 0, weights_.get(), count_, n, even);
-      auto at = [&](int64_t i) { return even[i]; };
-      if constexpr (Stride == 1) {
-        const A* const phase[1] = {even - width.before};
-        correlate<1>(phase, taps, width.taps, begin, end, out);
-        border(taps, 0, begin, out, at);
-        border(taps, end, width.out(), out, at);
-      } else {
-        border(taps, 0, width.out(), out, at);
-      }
-    }
-  }
-
-  template <int Stride, class O>
-  void transposed_row(const A* taps, O* out) {
-    const Axis& width = plan_.axis[2];
-    const Table& table = plan_.table[2];
-    const int64_t begin = table.interior_begin, end = table.interior_end;
-    const A* v = sum_.get();
-    weighted_sum<false>(rows_.get(), 0, weights_.get(), count_, width.out(), sum_.get());
-    auto at = [&](int64_t i) { return v[i]; };
-    if constexpr (Stride == 0) {
-      border(taps, 0, width.pooled(), out, at);
-    } else {
-      spread<Stride>(v, taps, width.taps, width.before, begin, end, out);
-      border(taps, 0, begin, out, at);
-      border(taps, end, width.pooled(), out, at);
-    }
-  }
-
-  const Plan& plan_;
-  std::unique_ptr<const T*[]> rows_;
-  int64_t terms_, count_ = 0;
-  std::unique_ptr<const A*[]> weights_, pixels_;
-  Buffer<A> products_, sum_, odd_;
-};
+// No maximum has this code.
+constexpr uint16_t no_code = 0xffff;
 
 // ---- the adjoint of the max ----------------------------------------------------------------------
 
@@ -484,7 +251,6 @@ class SelectingRows {
     std::fill(codes - halo_, codes, no_code);
     std::fill(codes + n, codes + n + halo_ + lanes<A>, no_code);
   }
-  static constexpr uint16_t no_code = 0xffff;
 
   const Plan& plan_;
   const MaxBackwardArguments& arguments_;
@@ -499,6 +265,125 @@ class SelectingRows {
   Tile tile_{};
   int64_t plane_index_ = 0;
   const uint8_t* plane_ = nullptr;
+};
+
+// ---- whole planes --------------------------------------------------------------------------------
+
+// Where a window's positions lie in a dense plane, and their codes.
+class Window {
+ public:
+  explicit Window(const Plan& plan)
+      : volume_(plan.axis[0].window * plan.axis[1].window * plan.axis[2].window), offsets_(new int64_t[volume_]) {
+    const Axis &depth = plan.axis[0], &height = plan.axis[1], &width = plan.axis[2];
+    int64_t code = 0;
+    for (int64_t a = 0; a < depth.window; ++a)
+      for (int64_t b = 0; b < height.window; ++b)
+        for (int64_t c = 0; c < width.window; ++c)
+          offsets_[code++] = (a * depth.window_dilation * height.size + b * height.window_dilation) * width.size +
+                             c * width.window_dilation;
+  }
+  int64_t volume() const { return volume_; }
+  int64_t offset(int64_t code) const { return offsets_[code]; }
+  int64_t last_offset() const { return offsets_[volume_ - 1]; }
+
+ private:
+  int64_t volume_;
+  std::unique_ptr<int64_t[]> offsets_;
+};
+
+// A plane's max in one run over the grid of x: what lies between the pooled rows is made and never read.
+template <class T>
+class MaxPlane {
+ public:
+  explicit MaxPlane(const Plan& plan)
+      : window_(plan), positions_(plan.code_positions), candidates_(new const T*[window_.volume()]),
+        codes_(new uint16_t[window_.volume()]) {
+    for (int64_t e = 0; e < window_.volume(); ++e) codes_[e] = uint16_t(e);
+  }
+  template <bool WithCodes>
+  void make(const T* x, T* out, uint16_t* out_codes) const {
+    for (int64_t e = 0; e < window_.volume(); ++e) candidates_[e] = x + window_.offset(e);
+    select_max<WithCodes>(candidates_.get(), codes_.get(), window_.volume(), positions_, out, out_codes);
+  }
+
+ private:
+  Window window_;
+  int64_t positions_;
+  std::unique_ptr<const T*[]> candidates_;
+  std::unique_ptr<uint16_t[]> codes_;
+};
+
+// PooledRows for plans with whole_planes.
+template <class T>
+class PooledPlane {
+ public:
+  PooledPlane(const Plan& plan, const BlurArguments& arguments)
+      : plan_(plan), arguments_(arguments), max_(plan), values_(plan.code_positions),
+        codes_(arguments.codes ? plan.code_positions : 0) {}
+
+  void start(const Unit& unit, Tile tile, RowRange) {
+    const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, tile);
+    if (!arguments_.codes) return max_.template make<false>(x.base, values_.get(), nullptr);
+    max_.template make<true>(x.base, values_.get(), codes_.get());
+    pack_codes(codes_.get(), plan_.code_positions, plan_.code_bits, 0,
+               arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes);
+  }
+  int64_t pixel() const { return 1; }
+  const T* row(int64_t d, int64_t h) const { return values_.get() + code_position(plan_, d, h, 0); }
+  void finish() const {}
+
+ private:
+  const Plan& plan_;
+  const BlurArguments& arguments_;
+  MaxPlane<T> max_;
+  Buffer<T> values_;
+  Buffer<uint16_t> codes_;
+};
+
+// The input's gradient for plans with whole_planes, a plane at a time.
+template <class T>
+class SelectingPlane {
+ public:
+  using A = accumulator<T>;
+
+  SelectingPlane(const Plan& plan, const MaxBackwardArguments& arguments)
+      : plan_(plan), arguments_(arguments), max_(plan), window_(plan),
+        elements_(plan.axis[0].size * plan.axis[1].size * plan.axis[2].size), halo_(window_.last_offset()),
+        grads_(elements_ + halo_), codes_(elements_ + halo_ + lanes<A>), values_(arguments.codes ? 0 : plan.code_positions),
+        readers_(new Reader<A>[window_.volume()]) {
+    std::fill(codes_.get(), codes_.get() + elements_ + halo_ + lanes<A>, no_code);
+    for (int64_t e = 0; e < window_.volume(); ++e)
+      readers_[e] = {grads_.get() + halo_ - window_.offset(e), codes_.get() + halo_ - window_.offset(e), int32_t(e)};
+  }
+
+  void plane(RowBlur<T, true>& blur, const Unit& unit, T* out) {
+    MemoryRows<T> grad(arguments_.grad, arguments_.grad_strides, unit, Tile{0, 1});
+    A* grads = grads_.get() + halo_;
+    uint16_t* codes = codes_.get() + halo_;
+    for (int64_t d = 0; d < plan_.result[0]; ++d)
+      for (int64_t h = 0; h < plan_.result[1]; ++h)
+        blur.row(grad, unit.plane, Tile{0, 1}, d, h, grads + code_position(plan_, d, h, 0), 1);
+    const int64_t n = plan_.code_positions;
+    if (arguments_.codes) {
+      unpack_codes(arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes, 0, n, plan_.code_bits, codes);
+    } else {
+      const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
+      max_.template make<true>(x.base, values_.get(), codes);
+      std::fill(codes + n, codes + std::max(n + lanes<A>, elements_ + lanes<A>), no_code);
+    }
+    selected_sum(readers_.get(), window_.volume(), elements_, out);
+  }
+
+ private:
+  const Plan& plan_;
+  const MaxBackwardArguments& arguments_;
+  MaxPlane<T> max_;
+  Window window_;
+  int64_t elements_, halo_;
+  Buffer<A> grads_;  // what lies between the pooled rows stays zero
+  Buffer<uint16_t> codes_;
+  Buffer<T> values_;
+  std::unique_ptr<Reader<A>[]> readers_;
 };
 
 }  // namespace aablur::AABLUR_ISA

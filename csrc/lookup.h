@@ -1,0 +1,132 @@
+// The blur along a short row, or of a small plane as one row, inside registers: every output is a few lanes picked
+// from the row's vectors and weighed, by tables made once. Borders cost nothing, whatever their mode.
+#pragma once
+
+#include <memory>
+
+#include "cpu_kernels.h"
+#include "vector.h"
+
+namespace aablur::AABLUR_ISA {
+
+// Lane l of the result is element index[l] of (a, b).
+#if defined(__AVX512F__)
+template <class A>
+constexpr bool has_lookup = true;
+inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
+  return _mm512_permutex2var_ps(a, bit_cast<__m512i>(index), b);
+}
+inline Vector<double> choose(Vector<double> a, Vector<double> b, Index<double> index) {
+  return _mm512_permutex2var_pd(a, bit_cast<__m512i>(index), b);
+}
+#elif defined(__AVX2__)
+template <class A>
+constexpr bool has_lookup = std::is_same_v<A, float>;
+inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
+  const __m256i lanes_of = bit_cast<__m256i>(index);
+  const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(lanes_of, 28));  // bit 3 to the sign
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(a, lanes_of), _mm256_permutevar8x32_ps(b, lanes_of), high);
+}
+#else
+template <class A>
+constexpr bool has_lookup = false;
+#endif
+
+template <class A>
+constexpr int64_t longest_lookup = has_lookup<A> ? 4 * lanes<A> : 0;
+
+template <class T, class A = accumulator<T>>
+class Lookup {
+ public:
+  // For rows of `sources` elements and `results` outputs, both at most longest_lookup.
+  Lookup(const Table& table, const A* taps, int64_t sources, int64_t results) : sources_(sources), results_(results) {
+    const int64_t groups = ceil_div(results, lanes<A>);
+    bool full = true;  // every output has as many entries as the others of its vector
+    begin_.reset(new int64_t[groups + 1]());
+    for (int64_t g = 0; g < groups; ++g) {
+      int64_t longest = 0, shortest = INT64_MAX;
+      for (int64_t o = g * lanes<A>; o < std::min(results, (g + 1) * lanes<A>); ++o) {
+        longest = std::max(longest, table.begin[o + 1] - table.begin[o]);
+        shortest = std::min(shortest, table.begin[o + 1] - table.begin[o]);
+      }
+      full = full && longest == shortest;
+      begin_[g + 1] = begin_[g] + longest;
+    }
+    // Missing entries read element `sources`, which partial loads leave zero: there must be such a lane.
+    const int64_t needed = sources + (full ? 0 : 1);
+    vectors_ = needed <= lanes<A> ? 1 : needed <= 2 * lanes<A> ? 2 : needed <= 4 * lanes<A> ? 4 : 0;
+    if (vectors_ == 0) return;
+    slots_.reset(new Slot[begin_[groups]]);
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t s = begin_[g]; s < begin_[g + 1]; ++s)
+        for (int l = 0; l < lanes<A>; ++l) {
+          const int64_t o = g * lanes<A> + l, e = o < results ? table.begin[o] + s - begin_[g] : 0;
+          const bool there = o < results && e < table.begin[o + 1];
+          slots_[s].index[l] = position(there ? table.entries[e].source : full ? 0 : sources);
+          slots_[s].weight[l] = there ? taps[table.entries[e].tap] : A(0);
+        }
+  }
+
+  bool usable() const { return vectors_ != 0; }
+
+  // out = the blur of sum_r weights[r] * rows[r].
+  template <class O>
+  void row(const T* const* rows, const A* weights, int64_t count, O* out) const {
+    if (vectors_ == 1) apply<1>(rows, weights, count, out);
+    else if (vectors_ == 2) apply<2>(rows, weights, count, out);
+    else apply<4>(rows, weights, count, out);
+  }
+
+ private:
+  struct Slot {
+    Index<A> index;
+    Vector<A> weight;
+  };
+
+  // The lane, counted through all vectors, that element i is loaded into.
+  int64_t position(int64_t i) const {
+    if (vectors_ == 1 || !loads_split<T>) return i;
+    return i / (2 * lanes<A>) * (2 * lanes<A>) + i % 2 * lanes<A> + i % (2 * lanes<A>) / 2;
+  }
+
+  template <int Vectors, class O>
+  void apply(const T* const* rows, const A* weights, int64_t count, O* out) const {
+    Vector<A> v[Vectors] = {};
+    for (int64_t r = 0; r < count; ++r) {
+      const Vector<A> w = Vector<A>{} + weights[r];
+      if constexpr (Vectors == 1) {
+        v[0] += w * load_upto(rows[r], sources_);
+      } else {
+        for (int p = 0; p < Vectors; p += 2) {
+          const Pair<A> pair = load_pair_upto(rows[r] + p * lanes<A>, sources_ - p * lanes<A>);
+          v[p] += w * pair.first;
+          v[p + 1] += w * pair.second;
+        }
+      }
+    }
+    int64_t g = 0;
+    for (int64_t o = 0; o < results_; o += lanes<A>, ++g) {
+      Vector<A> total{};
+      for (int64_t s = begin_[g]; s < begin_[g + 1]; ++s) {
+        const Index<A> index = slots_[s].index;
+        Vector<A> picked = choose(v[0], v[Vectors > 1 ? 1 : 0], index);
+        if constexpr (Vectors == 4) picked = (index & 2 * lanes<A>) != 0 ? choose(v[2], v[3], index) : picked;
+        total += slots_[s].weight * picked;
+      }
+      if (o + lanes<A> <= results_) store(out + o, total);
+      else store(out + o, total, results_ - o);
+    }
+  }
+
+  static Vector<A> load_upto(const T* p, int64_t n) { return n >= lanes<A> ? load(p) : load(p, n); }
+  static Pair<A> load_pair_upto(const T* p, int64_t n) {
+    return n >= 2 * lanes<A> ? load_pair(p) : load_pair(p, std::max<int64_t>(n, 0));
+  }
+
+  int64_t sources_, results_;
+  int vectors_ = 0;
+  std::unique_ptr<int64_t[]> begin_;  // of each result vector's slots
+  std::unique_ptr<Slot[]> slots_;
+};
+
+}  // namespace aablur::AABLUR_ISA

@@ -1,0 +1,166 @@
+// The blur of a plane, row by row: three sparse matrices applied to the rows of a source.
+#pragma once
+
+#include <optional>
+
+#include "lookup.h"
+#include "rows.h"
+#include "units.h"
+
+namespace aablur::AABLUR_ISA {
+
+// A row of the blur (or, Transposed, of its adjoint): the matrices of depth and height weigh the rows of the
+// source, that of width their sum. A Source has row(depth, height), and pixel(), the elements between pixels.
+template <class T, bool Transposed>
+class RowBlur {
+ public:
+  using A = accumulator<T>;
+
+  explicit RowBlur(const Plan& plan)
+      : plan_(plan), terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
+        rows_(new const T*[terms_]), pixels_(new const A*[terms_]), pointers_(new const A*[terms_]),
+        weights_(terms_ * (plan.per_channel ? plan.tile : 1)), sum_((plan.source[2] + 1) * plan.tile),
+        odd_(plan.lanes == 1 ? plan.source[2] : 0) {
+    if constexpr (has_lookup<A>) {
+      if (plan.lanes == 1 && !plan.per_channel && std::max(plan.source[2], plan.result[2]) <= longest_lookup<A>)
+        lookup_.emplace(plan.table[2], static_cast<const A*>(plan.taps[2]), plan.source[2], plan.result[2]);
+    }
+  }
+
+  // Row (d, h) of the result for plane `plane`, `pixel` elements from pixel to pixel.
+  template <class Source, class O>
+  void row(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h, O* out, int64_t pixel) {
+    gather(source, plane, tile, d, h);
+    if constexpr (has_lookup<A>) {
+      if (lookup_ && lookup_->usable()) return lookup_->row(rows_.get(), weights_.get(), count_, out);
+    }
+    if (plan_.lanes > 1) return blend_pixels(source.pixel(), tile, out, pixel);
+    const A* taps = tap(2, 0, plane, tile);
+    const int64_t stride = plan_.axis[2].stride;
+    if (stride == 1) along<1>(taps, out);
+    else if (stride == 2) along<2>(taps, out);
+    else along<0>(taps, out);
+  }
+
+  // The row sum alone, before the blur along the width: (width, tile.count), contiguous.
+  template <class Source>
+  const A* row_sum(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
+    gather(source, plane, tile, d, h);
+    sum_rows(source.pixel(), tile);
+    return sum_.get();
+  }
+
+  // The weight of one tap of an axis: a scalar, or a lane each with per_channel.
+  const A* tap(int axis, int64_t index, int64_t plane, Tile tile) const {
+    const A* taps = static_cast<const A*>(plan_.taps[axis]);
+    if (!plan_.per_channel) return taps + index;
+    if (plan_.lanes > 1) return taps + index * plan_.lanes + tile.first;
+    return taps + plane * plan_.axis[axis].taps + index;
+  }
+
+ private:
+  bool per_lane() const { return plan_.per_channel && plan_.lanes > 1; }
+
+  // The rows that result row (d, h) is a sum of, and their weights.
+  template <class Source>
+  void gather(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
+    const Table &depth = plan_.table[0], &height = plan_.table[1];
+    const int64_t weights = per_lane() ? tile.count : 1;
+    count_ = 0;
+    for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
+      for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b) {
+        const Entry &outer = depth.entries[a], &inner = height.entries[b];
+        rows_[count_] = source.row(outer.source, inner.source);
+        const A *left = tap(0, outer.tap, plane, tile), *right = tap(1, inner.tap, plane, tile);
+        A* product = weights_.get() + count_++ * weights;
+        for (int64_t c = 0; c < weights; ++c) product[c] = left[c] * right[c];
+      }
+  }
+
+  void sum_rows(int64_t pixel, Tile tile) {
+    if (per_lane()) {
+      for (int64_t r = 0; r < count_; ++r) pointers_[r] = weights_.get() + r * tile.count;
+      for (int64_t w = 0; w < plan_.source[2]; ++w)
+        weighted_sum(rows_.get(), w * pixel, pointers_.get(), count_, tile.count, sum_.get() + w * tile.count);
+    } else {
+      for_runs(plan_.source[2], tile, pixel, [&](int64_t from, int64_t at, int64_t n) {
+        weighted_sum(rows_.get(), from, weights_.get(), count_, n, sum_.get() + at);
+      });
+    }
+  }
+
+  // Along the width where pixels have lanes: weighted sums again, of pixels.
+  template <class O>
+  void blend_pixels(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
+    sum_rows(source_pixel, tile);
+    const Table& table = plan_.table[2];
+    for (int64_t o = 0; o < plan_.result[2]; ++o) {
+      int64_t count = 0;
+      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e, ++count) {
+        const A* weight = tap(2, table.entries[e].tap, 0, tile);
+        pixels_[count] = sum_.get() + table.entries[e].source * tile.count;
+        pointers_[count] = weight;
+        if (!plan_.per_channel) weights_.get()[count] = *weight;
+      }
+      if (plan_.per_channel) weighted_sum(pixels_.get(), 0, pointers_.get(), count, tile.count, out + o * pixel);
+      else weighted_sum(pixels_.get(), 0, weights_.get(), count, tile.count, out + o * pixel);
+    }
+  }
+
+  // Results [begin, end) of a row by the axis' matrix, for borders; element i of the source is at(i).
+  template <class O, class At>
+  void border(const A* taps, int64_t begin, int64_t end, O* out, At&& at) {
+    const Table& table = plan_.table[2];
+    for (int64_t o = begin; o < end; ++o) {
+      A total = 0;
+      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
+        total += taps[table.entries[e].tap] * at(table.entries[e].source);
+      if constexpr (std::is_same_v<O, A>) out[o] = total;
+      else out[o] = narrow<O>(total);
+    }
+  }
+
+  // Along the width where pixels are single: stride 1 or 2, or 0 for any other.
+  template <int Stride, class O>
+  void along(const A* taps, O* out) {
+    const Axis& width = plan_.axis[2];
+    const Table& table = plan_.table[2];
+    const int64_t begin = table.interior_begin, end = table.interior_end;
+    A *even = sum_.get(), *odd = odd_.get();
+    auto whole = [&](int64_t i) { return even[i]; };
+    if constexpr (Stride == 2 && !Transposed) {
+      // Padded position p = i + before lies in phase p % 2: an odd `before` swaps the phases.
+      const int64_t shift = floor_div(width.before, 2);
+      const bool swap = modulo(width.before, 2) != 0;
+      const A* const phase[2] = {(swap ? odd - 1 : even) - shift, (swap ? even : odd) - shift};
+      weighted_sum_split(rows_.get(), weights_.get(), count_, plan_.source[2], even, odd);
+      correlate<2>(phase, taps, width.taps, begin, end, out);
+      auto split = [&](int64_t i) {
+        const A* of_parity = i % 2 ? odd : even;
+        return of_parity[i / 2];
+      };
+      border(taps, 0, begin, out, split);
+      border(taps, end, plan_.result[2], out, split);
+      return;
+    }
+    weighted_sum(rows_.get(), 0, weights_.get(), count_, plan_.source[2], even);
+    if constexpr (Stride == 0) return border(taps, 0, plan_.result[2], out, whole);
+    if constexpr (Stride == 1 && !Transposed) {
+      const A* const phase[1] = {even - width.before};
+      correlate<1>(phase, taps, width.taps, begin, end, out);
+    } else if constexpr (Transposed && Stride > 0) {
+      spread<Stride>(even, taps, width.taps, width.before, begin, end, out);
+    }
+    border(taps, 0, begin, out, whole);
+    border(taps, end, plan_.result[2], out, whole);
+  }
+
+  const Plan& plan_;
+  int64_t terms_, count_ = 0;
+  std::unique_ptr<const T*[]> rows_;
+  std::unique_ptr<const A*[]> pixels_, pointers_;
+  Buffer<A> weights_, sum_, odd_;
+  std::optional<Lookup<T>> lookup_;
+};
+
+}  // namespace aablur::AABLUR_ISA

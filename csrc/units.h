@@ -1,0 +1,76 @@
+// How the work is cut: units, bands of rows, tiles of lanes; and the rows of a map as they lie in memory.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include "cpu_kernels.h"
+#include "vector.h"
+
+namespace aablur::AABLUR_ISA {
+
+// Zeroed room for n elements, with two vectors to spare on both sides.
+template <class E>
+class Buffer {
+ public:
+  explicit Buffer(int64_t n) : storage_(new E[n + 2 * margin]()) {}
+  E* get() const { return storage_.get() + margin; }
+  static constexpr int64_t margin = 2 * vector_bytes / sizeof(E) + 2;
+
+ private:
+  std::unique_ptr<E[]> storage_;
+};
+
+// The piece of the work that one call of a kernel's body does.
+struct Unit {
+  int64_t image, plane, band;
+  Unit(const Plan& plan, int64_t index)
+      : image(index / plan.bands / plan.planes), plane(index / plan.bands % plan.planes), band(index % plan.bands) {}
+};
+
+// Bands cut the first axis that has more than one row. Band `band` of `size` rows; all but the last end on
+// a multiple of 4, so that no two bands of packed codes share a byte.
+struct Range {
+  int64_t begin, end;
+  bool has(int64_t i) const { return i >= begin && i < end; }
+};
+inline Range band_range(int64_t size, int64_t band, int64_t bands) {
+  const int64_t quads = ceil_div(size, 4);
+  return {std::min(size, quads * band / bands * 4), std::min(size, quads * (band + 1) / bands * 4)};
+}
+struct RowRange {
+  Range depth, height;
+};
+inline RowRange band_rows(const Plan& plan, int64_t band, int64_t depth, int64_t height) {
+  if (plan.cut_depth) return {band_range(depth, band, plan.bands), {0, height}};
+  return {{0, depth}, band_range(height, band, plan.bands)};
+}
+
+// Lanes [first, first + count) of a row.
+struct Tile {
+  int64_t first, count;
+};
+
+// Calls f for each run of a tile that is contiguous in a row with `pixel` elements from pixel to pixel:
+// f(offset in the row, offset in a row of the tile alone, length).
+template <class F>
+inline void for_runs(int64_t width, Tile tile, int64_t pixel, F&& f) {
+  if (pixel == tile.count) return f(int64_t(0), int64_t(0), width * tile.count);
+  for (int64_t w = 0; w < width; ++w) f(w * pixel, w * tile.count, tile.count);
+}
+
+// Prologue `identity`: rows as they lie in memory.
+template <class T>
+struct MemoryRows {
+  const T* base = nullptr;
+  Strides strides;
+
+  MemoryRows() = default;
+  MemoryRows(const void* data, const Strides& strides, const Unit& unit, Tile tile)
+      : base(static_cast<const T*>(data) + unit.image * strides.image + unit.plane * strides.plane + tile.first),
+        strides(strides) {}
+  int64_t pixel() const { return strides.pixel; }
+  const T* row(int64_t d, int64_t h) const { return base + d * strides.depth + h * strides.height; }
+};
+
+}  // namespace aablur::AABLUR_ISA
