@@ -236,7 +236,7 @@ class Planned {
     }
     // The rows of a tile should stay in the first-level cache.
     const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
-    plan.tile = std::clamp<int64_t>(tile_bytes / (element * width) / 64 * 64, std::min<int64_t>(64, plan.lanes), plan.lanes);
+    plan.tile = std::clamp<int64_t>(tile_bytes / (element * width) / 32 * 32, std::min<int64_t>(32, plan.lanes), plan.lanes);
   }
   Planned(Planned&&) = delete;
 
@@ -300,7 +300,7 @@ class Planned {
   }
 
  private:
-  static constexpr int64_t tile_bytes = 32768, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
+  static constexpr int64_t tile_bytes = 16384, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
 
   static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
 

@@ -21,9 +21,10 @@ void for_rows(RowRange rows, F&& f) {
     for (int64_t h = rows.height.begin; h < rows.height.end; ++h) f(d, h);
 }
 
+// Where a unit's plane of the result begins.
 template <class T>
-T* result_row(void* out, const Strides& s, const Unit& unit, Tile tile, int64_t d, int64_t h) {
-  return static_cast<T*>(out) + unit.image * s.image + unit.plane * s.plane + d * s.depth + h * s.height + tile.first;
+T* result_plane(void* out, const Strides& strides, const Unit& unit, Tile tile) {
+  return static_cast<T*>(out) + unit.image * strides.image + unit.plane * strides.plane + tile.first;
 }
 
 // The rows of a unit's result.
@@ -34,59 +35,71 @@ void blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
   const Strides& strides = arguments.out_strides;
   RowBlur<T, Transposed> blur(plan);
-  for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(plan, index);
+  for_units(plan, begin, end, [&](const Unit& unit) {
     for_tiles(plan, [&](Tile tile) {
-      MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
-      for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
-      });
+      const MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
+      blur.rows(source, unit.plane, tile, result_rows(plan, unit), result_plane<T>(arguments.out, strides, unit, tile), strides);
     });
-  }
+  });
 }
 
-template <class T, class Source>
-void max_blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
+// The max made a plane at a time.
+template <class T>
+void max_blur_planes(const BlurArguments& arguments, int64_t begin, int64_t end) {
+  const Plan& plan = arguments.plan;
+  const Strides& strides = arguments.out_strides;
+  const Tile tile{0, 1};
+  RowBlur<T, false> blur(plan);
+  PooledPlane<T> pooled(plan, arguments);
+  for_units(plan, begin, end, [&](const Unit& unit) {
+    blur.rows(pooled.make(unit), unit.plane, tile, result_rows(plan, unit), result_plane<T>(arguments.out, strides, unit, tile), strides);
+  });
+}
+
+// The max made a row at a time.
+template <class T>
+void max_blur_rows(const BlurArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
   const Strides& strides = arguments.out_strides;
   RowBlur<T, false> blur(plan);
-  Source source(plan, arguments);
-  for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(plan, index);
+  PooledRows<T> source(plan, arguments);
+  for_units(plan, begin, end, [&](const Unit& unit) {
     const RowRange owned = band_rows(plan, unit.band, plan.axis[0].pooled(), plan.axis[1].pooled());
     for_tiles(plan, [&](Tile tile) {
       source.start(unit, tile, owned);
+      T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
+        blur.row(source, unit.plane, tile, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
       });
       source.finish();
     });
-  }
+  });
 }
 
 template <class T>
-void max_blur_backward(const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
+void max_blur_backward_planes(const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
+  RowBlur<T, true> blur(arguments.plan);
+  SelectingPlane<T> selecting(arguments.plan, arguments);
+  for_units(arguments.plan, begin, end, [&](const Unit& unit) {
+    selecting.plane(blur, unit, result_plane<T>(arguments.out, arguments.out_strides, unit, Tile{0, 1}));
+  });
+}
+
+template <class T>
+void max_blur_backward_rows(const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
   const Plan& plan = arguments.plan;
   const Strides& strides = arguments.out_strides;
   RowBlur<T, true> blur(plan);
-  if (plan.whole_planes) {
-    SelectingPlane<T> selecting(plan, arguments);
-    for (int64_t index = begin; index < end; ++index) {
-      const Unit unit(plan, index);
-      selecting.plane(blur, unit, result_row<T>(arguments.out, strides, unit, Tile{0, 1}, 0, 0));
-    }
-    return;
-  }
   SelectingRows<T> selecting(plan, arguments);
-  for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(plan, index);
+  for_units(plan, begin, end, [&](const Unit& unit) {
     for_tiles(plan, [&](Tile tile) {
       selecting.start(unit, tile);
+      T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(band_rows(plan, unit.band, plan.axis[0].size, plan.axis[1].size), [&](int64_t d, int64_t h) {
-        selecting.row(blur, d, h, result_row<T>(arguments.out, strides, unit, tile, d, h), strides.pixel);
+        selecting.row(blur, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
       });
     });
-  }
+  });
 }
 
 // One row of accumulators, as a source of rows.
@@ -139,9 +152,9 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   RowBlur<A, true> along_width(arguments.along_width);
   Buffer<A> grad_row(width.out() * plan.tile), spread_row(width.pooled() * plan.tile), ones(plan.tile);
   std::fill(ones.get(), ones.get() + plan.tile, A(1));
-  for (int64_t index = begin; index < end; ++index) {
-    const Unit unit(plan, index);
-    double* totals = arguments.partial + index * all_taps * lane_totals;
+  int64_t index = begin;
+  for_units(plan, begin, end, [&](const Unit& unit) {
+    double* totals = arguments.partial + index++ * all_taps * lane_totals;
     std::fill(totals, totals + all_taps * lane_totals, 0.0);
     for_tiles(plan, [&](Tile tile) {
       MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
@@ -178,7 +191,7 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
           }
       });
     });
-  }
+  });
 }
 
 // Run-time dtype -> template parameter.
@@ -208,12 +221,15 @@ const CpuKernels kernels = {
     [](Dtype dtype, const BlurArguments& arguments, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
-        if (arguments.plan.whole_planes) max_blur<T, PooledPlane<T>>(arguments, begin, end);
-        else max_blur<T, PooledRows<T>>(arguments, begin, end);
+        arguments.plan.whole_planes ? max_blur_planes<T>(arguments, begin, end) : max_blur_rows<T>(arguments, begin, end);
       });
     },
     [](Dtype dtype, const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) { max_blur_backward<decltype(zero)>(arguments, begin, end); });
+      with_dtype(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        if (arguments.plan.whole_planes) max_blur_backward_planes<T>(arguments, begin, end);
+        else max_blur_backward_rows<T>(arguments, begin, end);
+      });
     },
     [](Dtype dtype, const TapsArguments& arguments, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) { taps_gradient<decltype(zero)>(arguments, begin, end); });

@@ -69,53 +69,76 @@ class Lookup {
 
   bool usable() const { return vectors_ != 0; }
 
-  // out = the blur of sum_r weights[r] * rows[r].
-  template <class O>
-  void row(const T* const* rows, const A* weights, int64_t count, O* out) const {
-    if (vectors_ == 1) apply<1>(rows, weights, count, out);
-    else if (vectors_ == 2) apply<2>(rows, weights, count, out);
-    else apply<4>(rows, weights, count, out);
+  // Calls body(pass), where pass(count, row, out) gives out = the blur of the sum over r < count of
+  // weight * source, with {source, weight} = row(r).
+  template <class F>
+  void with_pass(F&& body) const {
+    if (vectors_ == 1) body(Pass<1>(*this));
+    else if (vectors_ == 2) body(Pass<2>(*this));
+    else body(Pass<4>(*this));
   }
 
- private:
   struct Slot {
     Index<A> index;
     Vector<A> weight;
   };
 
+  // The tables in locals: stores through char pointers would make the compiler read members again.
+  template <int Vectors>
+  class Pass {
+   public:
+    explicit Pass(const Lookup& lookup)
+        : sources_(lookup.sources_), results_(lookup.results_), begin_(lookup.begin_.get()), slots_(lookup.slots_.get()) {}
+
+    template <class Row, class O>
+    __attribute__((always_inline)) void operator()(int64_t count, Row&& row, O* out) const {
+      Vector<A> v[Vectors] = {};
+      for (int64_t r = 0; r < count; ++r) {
+        const auto [source, weight] = row(r);
+        const Vector<A> w = Vector<A>{} + weight;
+        if constexpr (Vectors == 1) {
+          v[0] += w * load_upto(source, sources_);
+        } else {
+          for (int p = 0; p < Vectors; p += 2) {
+            const Pair<A> pair = load_pair_upto(source + p * lanes<A>, sources_ - p * lanes<A>);
+            v[p] += w * pair.first;
+            v[p + 1] += w * pair.second;
+          }
+        }
+      }
+      const Slot* slot = slots_;
+      int64_t left = results_;
+      for (const int64_t* end = begin_ + 1; left > 0; ++end, left -= lanes<A>, out += lanes<A>) {
+        Vector<A> even{}, odd{};  // two sums, to halve the chain of additions
+        const Slot* last = slots_ + *end;
+        for (; slot + 1 < last; slot += 2) {
+          even += slot[0].weight * picked(v, slot[0].index);
+          odd += slot[1].weight * picked(v, slot[1].index);
+        }
+        if (slot < last) even += slot->weight * picked(v, slot->index), ++slot;
+        const Vector<A> total = even + odd;
+        if (left >= lanes<A>) store(out, total);
+        else store(out, total, left);
+      }
+    }
+
+   private:
+    static Vector<A> picked(const Vector<A> (&v)[Vectors], Index<A> index) {
+      const Vector<A> low = choose(v[0], v[Vectors > 1 ? 1 : 0], index);
+      if constexpr (Vectors == 4) return (index & 2 * lanes<A>) != 0 ? choose(v[2], v[3], index) : low;
+      return low;
+    }
+
+    int64_t sources_, results_;
+    const int64_t* begin_;
+    const Slot* slots_;
+  };
+
+ private:
   // The lane, counted through all vectors, that element i is loaded into.
   int64_t position(int64_t i) const {
     if (vectors_ == 1 || !loads_split<T>) return i;
     return i / (2 * lanes<A>) * (2 * lanes<A>) + i % 2 * lanes<A> + i % (2 * lanes<A>) / 2;
-  }
-
-  template <int Vectors, class O>
-  void apply(const T* const* rows, const A* weights, int64_t count, O* out) const {
-    Vector<A> v[Vectors] = {};
-    for (int64_t r = 0; r < count; ++r) {
-      const Vector<A> w = Vector<A>{} + weights[r];
-      if constexpr (Vectors == 1) {
-        v[0] += w * load_upto(rows[r], sources_);
-      } else {
-        for (int p = 0; p < Vectors; p += 2) {
-          const Pair<A> pair = load_pair_upto(rows[r] + p * lanes<A>, sources_ - p * lanes<A>);
-          v[p] += w * pair.first;
-          v[p + 1] += w * pair.second;
-        }
-      }
-    }
-    int64_t g = 0;
-    for (int64_t o = 0; o < results_; o += lanes<A>, ++g) {
-      Vector<A> total{};
-      for (int64_t s = begin_[g]; s < begin_[g + 1]; ++s) {
-        const Index<A> index = slots_[s].index;
-        Vector<A> picked = choose(v[0], v[Vectors > 1 ? 1 : 0], index);
-        if constexpr (Vectors == 4) picked = (index & 2 * lanes<A>) != 0 ? choose(v[2], v[3], index) : picked;
-        total += slots_[s].weight * picked;
-      }
-      if (o + lanes<A> <= results_) store(out + o, total);
-      else store(out + o, total, results_ - o);
-    }
   }
 
   static Vector<A> load_upto(const T* p, int64_t n) { return n >= lanes<A> ? load(p) : load(p, n); }

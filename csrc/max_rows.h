@@ -313,24 +313,33 @@ class MaxPlane {
   std::unique_ptr<uint16_t[]> codes_;
 };
 
-// PooledRows for plans with whole_planes.
+// Where the rows of a plane on the grid of x lie.
+inline Strides grid_strides(const Plan& plan) {
+  return {0, 0, code_position(plan, 1, 0, 0), code_position(plan, 0, 1, 0), 1};
+}
+
+// Pooled planes on the grid of x, for plans with whole_planes.
 template <class T>
 class PooledPlane {
  public:
   PooledPlane(const Plan& plan, const BlurArguments& arguments)
       : plan_(plan), arguments_(arguments), max_(plan), values_(plan.code_positions),
-        codes_(arguments.codes ? plan.code_positions : 0) {}
-
-  void start(const Unit& unit, Tile tile, RowRange) {
-    const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, tile);
-    if (!arguments_.codes) return max_.template make<false>(x.base, values_.get(), nullptr);
-    max_.template make<true>(x.base, values_.get(), codes_.get());
-    pack_codes(codes_.get(), plan_.code_positions, plan_.code_bits, 0,
-               arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes);
+        codes_(arguments.codes ? plan.code_positions : 0) {
+    rows_.base = values_.get();
+    rows_.strides = grid_strides(plan);
   }
-  int64_t pixel() const { return 1; }
-  const T* row(int64_t d, int64_t h) const { return values_.get() + code_position(plan_, d, h, 0); }
-  void finish() const {}
+
+  const MemoryRows<T>& make(const Unit& unit) {
+    const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
+    if (arguments_.codes) {
+      max_.template make<true>(x.base, values_.get(), codes_.get());
+      pack_codes(codes_.get(), plan_.code_positions, plan_.code_bits, 0,
+                 arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes);
+    } else {
+      max_.template make<false>(x.base, values_.get(), nullptr);
+    }
+    return rows_;
+  }
 
  private:
   const Plan& plan_;
@@ -338,6 +347,7 @@ class PooledPlane {
   MaxPlane<T> max_;
   Buffer<T> values_;
   Buffer<uint16_t> codes_;
+  MemoryRows<T> rows_;
 };
 
 // The input's gradient for plans with whole_planes, a plane at a time.
@@ -357,12 +367,11 @@ class SelectingPlane {
   }
 
   void plane(RowBlur<T, true>& blur, const Unit& unit, T* out) {
-    MemoryRows<T> grad(arguments_.grad, arguments_.grad_strides, unit, Tile{0, 1});
+    const MemoryRows<T> grad(arguments_.grad, arguments_.grad_strides, unit, Tile{0, 1});
     A* grads = grads_.get() + halo_;
     uint16_t* codes = codes_.get() + halo_;
-    for (int64_t d = 0; d < plan_.result[0]; ++d)
-      for (int64_t h = 0; h < plan_.result[1]; ++h)
-        blur.row(grad, unit.plane, Tile{0, 1}, d, h, grads + code_position(plan_, d, h, 0), 1);
+    const RowRange all{{0, plan_.result[0]}, {0, plan_.result[1]}};
+    blur.rows(grad, unit.plane, Tile{0, 1}, all, grads, grid_strides(plan_));
     const int64_t n = plan_.code_positions;
     if (arguments_.codes) {
       unpack_codes(arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes, 0, n, plan_.code_bits, codes);

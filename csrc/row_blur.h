@@ -2,6 +2,8 @@
 #pragma once
 
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "lookup.h"
 #include "rows.h"
@@ -29,22 +31,56 @@ class RowBlur {
 
   // Row (d, h) of the result for plane `plane`, `pixel` elements from pixel to pixel.
   template <class Source, class O>
-  void row(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h, O* out, int64_t pixel) {
+  void row(Source&& source, int64_t plane, Tile tile, int64_t d, int64_t h, O* out, int64_t pixel) {
     gather(source, plane, tile, d, h);
     if constexpr (has_lookup<A>) {
-      if (lookup_ && lookup_->usable()) return lookup_->row(rows_.get(), weights_.get(), count_, out);
+      if (by_lookup()) {
+        return lookup_->with_pass([&](const auto& pass) {
+          pass(count_, [&](int64_t r) { return std::pair(rows_[r], weights_.get()[r]); }, out);
+        });
+      }
     }
-    if (plan_.lanes > 1) return blend_pixels(source.pixel(), tile, out, pixel);
-    const A* taps = tap(2, 0, plane, tile);
-    const int64_t stride = plan_.axis[2].stride;
-    if (stride == 1) along<1>(taps, out);
-    else if (stride == 2) along<2>(taps, out);
-    else along<0>(taps, out);
+    blend(source.pixel(), plane, tile, out, pixel);
+  }
+
+  // Rows of one plane of the result from a plane of the source, whose rows lie a stride apart.
+  template <class O>
+  void rows(const MemoryRows<T>& source, int64_t plane, Tile tile, RowRange range, O* out, const Strides& strides) {
+    auto each = [&](auto&& f) {
+      for (int64_t d = range.depth.begin; d < range.depth.end; ++d)
+        for (int64_t h = range.height.begin; h < range.height.end; ++h) f(d, h, out + d * strides.depth + h * strides.height);
+    };
+    if constexpr (has_lookup<A>) {
+      if (by_lookup()) {
+        return lookup_->with_pass([&](const auto& pass) {
+          const Terms terms = terms_of(source.strides);
+          const T* base = source.base;
+          each([&](int64_t d, int64_t h, O* row) {
+            const int64_t index = d * terms.height + h;
+            const Term* first = terms.list + terms.begin[index];
+            pass(terms.begin[index + 1] - terms.begin[index], [&](int64_t r) { return std::pair(base + first[r].offset, first[r].weight); }, row);
+          });
+        });
+      }
+    }
+    if (plan_.per_channel) {
+      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.pixel); });
+    }
+    const Terms terms = terms_of(source.strides);
+    each([&](int64_t d, int64_t h, O* row) {
+      const int64_t index = d * terms.height + h;
+      count_ = 0;
+      for (int64_t t = terms.begin[index]; t < terms.begin[index + 1]; ++t) {
+        rows_[count_] = source.base + terms.list[t].offset;
+        weights_.get()[count_++] = terms.list[t].weight;
+      }
+      blend(source.pixel(), plane, tile, row, strides.pixel);
+    });
   }
 
   // The row sum alone, before the blur along the width: (width, tile.count), contiguous.
   template <class Source>
-  const A* row_sum(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
+  const A* row_sum(Source&& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
     gather(source, plane, tile, d, h);
     sum_rows(source.pixel(), tile);
     return sum_.get();
@@ -59,11 +95,40 @@ class RowBlur {
   }
 
  private:
+  bool by_lookup() const { return lookup_ && lookup_->usable(); }
+
+  // What gather() finds for every result row of a plane whose rows lie at fixed offsets, made once.
+  struct Term {
+    int64_t offset;
+    A weight;
+  };
+  struct Terms {
+    const int64_t* begin;
+    const Term* list;
+    int64_t height;
+  };
+  Terms terms_of(const Strides& strides) {
+    if (term_begin_.empty()) {
+      const Table &depth = plan_.table[0], &height = plan_.table[1];
+      const A *left = static_cast<const A*>(plan_.taps[0]), *right = static_cast<const A*>(plan_.taps[1]);
+      for (int64_t d = 0; d < plan_.result[0]; ++d)
+        for (int64_t h = 0; h < plan_.result[1]; ++h) {
+          term_begin_.push_back(int64_t(term_list_.size()));
+          for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
+            for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b)
+              term_list_.push_back({depth.entries[a].source * strides.depth + height.entries[b].source * strides.height,
+                                    left[depth.entries[a].tap] * right[height.entries[b].tap]});
+        }
+      term_begin_.push_back(int64_t(term_list_.size()));
+    }
+    return {term_begin_.data(), term_list_.data(), plan_.result[1]};
+  }
+
   bool per_lane() const { return plan_.per_channel && plan_.lanes > 1; }
 
   // The rows that result row (d, h) is a sum of, and their weights.
   template <class Source>
-  void gather(Source& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
+  void gather(Source&& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
     const Table &depth = plan_.table[0], &height = plan_.table[1];
     const int64_t weights = per_lane() ? tile.count : 1;
     count_ = 0;
@@ -75,6 +140,17 @@ class RowBlur {
         A* product = weights_.get() + count_++ * weights;
         for (int64_t c = 0; c < weights; ++c) product[c] = left[c] * right[c];
       }
+  }
+
+  // The row sum, blurred along the width.
+  template <class O>
+  void blend(int64_t source_pixel, int64_t plane, Tile tile, O* out, int64_t pixel) {
+    if (plan_.lanes > 1) return blend_pixels(source_pixel, tile, out, pixel);
+    const A* taps = tap(2, 0, plane, tile);
+    const int64_t stride = plan_.axis[2].stride;
+    if (stride == 1) along<1>(taps, out);
+    else if (stride == 2) along<2>(taps, out);
+    else along<0>(taps, out);
   }
 
   void sum_rows(int64_t pixel, Tile tile) {
@@ -94,7 +170,16 @@ class RowBlur {
   void blend_pixels(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
     sum_rows(source_pixel, tile);
     const Table& table = plan_.table[2];
-    for (int64_t o = 0; o < plan_.result[2]; ++o) {
+    const Axis& width = plan_.axis[2];
+    int64_t begin = 0, end = 0;  // of what is not left to the matrix
+    if (!Transposed && !plan_.per_channel) {
+      begin = table.interior_begin;
+      end = table.interior_end;
+      const A* first = sum_.get() + (begin * width.stride - width.before) * tile.count;
+      correlate_pixels(first, width.stride * tile.count, tile.count, tap(2, 0, 0, tile), width.taps, end - begin,
+                       out + begin * pixel, pixel);
+    }
+    for (int64_t o = begin == 0 ? end : 0; o < plan_.result[2]; o = o + 1 == begin ? end : o + 1) {
       int64_t count = 0;
       for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e, ++count) {
         const A* weight = tap(2, table.entries[e].tap, 0, tile);
@@ -161,6 +246,8 @@ class RowBlur {
   std::unique_ptr<const A*[]> pixels_, pointers_;
   Buffer<A> weights_, sum_, odd_;
   std::optional<Lookup<T>> lookup_;
+  std::vector<int64_t> term_begin_;
+  std::vector<Term> term_list_;
 };
 
 }  // namespace aablur::AABLUR_ISA

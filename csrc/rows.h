@@ -121,6 +121,34 @@ inline void correlate(const A* const (&phase)[Stride], const A* taps, int64_t co
   });
 }
 
+// The same for pixels of `tile` lanes, a `step` apart for neighbouring outputs and `pixel` apart in out:
+// out[o * pixel + c] = sum_t taps[t] * source[o * step + t * tile + c].
+template <class O, class A>
+inline void correlate_pixels(const A* source, int64_t step, int64_t tile, const A* taps, int64_t count, int64_t outputs,
+                             O* out, int64_t pixel) {
+  with_count(count, [&](auto constant) {
+    constexpr int fixed = decltype(constant)::value;
+    const int64_t terms = fixed ? fixed : count;
+    Vector<A> broadcasts[fixed ? fixed : 1];
+    for (int t = 0; t < fixed; ++t) broadcasts[t] = broadcast(taps[t]);
+    for (int64_t o = 0; o < outputs; ++o) {
+      const A* first = source + o * step;
+      O* to = out + o * pixel;
+      for (int64_t c = 0; c < tile; c += lanes<A>) {
+        Vector<A> total{};
+#pragma GCC unroll 7
+        for (int64_t t = 0; t < terms; ++t) {
+          const Vector<A> w = fixed ? broadcasts[fixed ? t : 0] : broadcast(taps[t]);
+          const Vector<A> product = w * load(first + t * tile + c);  // the row has room for whole vectors
+          total = t == 0 ? product : total + product;
+        }
+        if (c + lanes<A> <= tile) store(to + c, total);
+        else store(to + c, total, tile - c);
+      }
+    }
+  });
+}
+
 template <class O, class A>
 inline void store_split(O* p, Pair<A> even_odd) {
   if constexpr (loads_split<O>) {

@@ -21,12 +21,24 @@ class Buffer {
   std::unique_ptr<E[]> storage_;
 };
 
-// The piece of the work that one call of a kernel's body does.
+// The piece of the work that one call of a kernel's body does: band of plane of image.
 struct Unit {
   int64_t image, plane, band;
-  Unit(const Plan& plan, int64_t index)
-      : image(index / plan.bands / plan.planes), plane(index / plan.bands % plan.planes), band(index % plan.bands) {}
 };
+
+// Calls f with the units [begin, end).
+template <class F>
+inline void for_units(const Plan& plan, int64_t begin, int64_t end, F&& f) {
+  Unit unit{begin / plan.bands / plan.planes, begin / plan.bands % plan.planes, begin % plan.bands};
+  for (int64_t index = begin; index < end; ++index) {
+    f(unit);
+    if (++unit.band < plan.bands) continue;
+    unit.band = 0;
+    if (++unit.plane < plan.planes) continue;
+    unit.plane = 0;
+    ++unit.image;
+  }
+}
 
 // Bands cut the first axis that has more than one row. Band `band` of `size` rows; all but the last end on
 // a multiple of 4, so that no two bands of packed codes share a byte.
@@ -35,6 +47,7 @@ struct Range {
   bool has(int64_t i) const { return i >= begin && i < end; }
 };
 inline Range band_range(int64_t size, int64_t band, int64_t bands) {
+  if (bands == 1) return {0, size};
   const int64_t quads = ceil_div(size, 4);
   return {std::min(size, quads * band / bands * 4), std::min(size, quads * (band + 1) / bands * 4)};
 }
