@@ -27,7 +27,8 @@ FORBID = os.environ.get("AABLUR_NATIVE") == "0"
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 # Instruction set -> flags. GCC 12's own AVX-512 header trips its own -Wuninitialized.
 X86_ISAS = {
-    "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mbmi2 -Wno-maybe-uninitialized -Wno-uninitialized",
+    "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mbmi2 "
+    "-Wno-maybe-uninitialized -Wno-uninitialized",
     "avx2": "-mavx2 -mfma -mf16c -mbmi2",
 }
 
@@ -53,24 +54,32 @@ def write_ninja(build: Path, target: Path) -> None:
     ninja.variable("cxx", os.environ.get("CXX", "c++"))
     ninja.variable("cflags", [*WARNINGS, *flags, *os.environ.get("CXXFLAGS", "").split()])
     ninja.rule(
-        "compile", "$cxx -MMD -MF $out.d $cflags $extra -c $in -o $out", depfile="$out.d", deps="gcc",
+        "compile",
+        "$cxx -MMD -MF $out.d $cflags $extra -c $in -o $out",
+        depfile="$out.d",
+        deps="gcc",
         description="compile $out",
     )
     ninja.rule("link", "$cxx -shared $in -o $out $ldflags", description="link $out")
     objects = []
     for isa, isa_flags in isas.items():
         objects += ninja.build(
-            f"kernels.{isa}.o", "compile", str(ROOT / "csrc/cpu_kernels.cpp"),
+            [f"kernels.{isa}.o"],
+            "compile",
+            str(ROOT / "csrc/cpu_kernels.cpp"),
             variables={"extra": f"-DAABLUR_ISA={isa} {isa_flags}"},
         )
     for source in ("cpu", "library"):
         objects += ninja.build(
-            f"{source}.o", "compile", str(ROOT / f"csrc/{source}.cpp"),
-            implicit=["schemas.inc"], variables={"extra": torch_flags},
+            [f"{source}.o"],
+            "compile",
+            str(ROOT / f"csrc/{source}.cpp"),
+            implicit=["schemas.inc"],
+            variables={"extra": " ".join(torch_flags)},
         )
     link = [f"-L{torch_root}/lib", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
     link += sanitize if SANITIZE else ["-Wl,-s"]
-    ninja.build(str(target), "link", objects, variables={"ldflags": link})
+    ninja.build([str(target)], "link", objects, variables={"ldflags": " ".join(link)})
     (build / "build.ninja").write_text(text.getvalue())
 
 
@@ -114,7 +123,8 @@ class Wheel(bdist_wheel):
     """Tags a wheel with the native library py3-none-<platform> (it holds no Python ABI), one without it any."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        native = any(Path(self.bdist_dir).rglob(LIBRARY)) if Path(self.bdist_dir).exists() else True
+        built = Path(self.bdist_dir or "")
+        native = any(built.rglob(LIBRARY)) if self.bdist_dir and built.exists() else True
         return ("py3", "none", super().get_tag()[2] if native else "any")
 
 

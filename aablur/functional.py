@@ -175,8 +175,8 @@ def _needs_aten() -> bool:
         return True
     if not torch._C._are_functorch_transforms_active():
         return False
-    vmap = torch._C._functorch.TransformType.Vmap
-    return any(level.key() != vmap for level in torch._C._functorch.get_interpreter_stack() or ())
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return any(level.key() != functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
 
 
 # ---- arguments ---------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ if not backends.has_native():
 _ops = torch.ops.aablur
 
 
-def _geometry(op: str, taps_size: list[int], stride: list[int], padding: list[int], mode: str, *window: Any) -> Geometry:
+def _geometry(
+    op: str, taps_size: list[int], stride: list[int], padding: list[int], mode: str, *window: Any
+) -> Geometry:
     """The axes that an op's arguments describe."""
     return Geometry(op, taps_size, stride, list(zip(padding[::2], padding[1::2], strict=True)), mode, *window)
 
@@ -121,9 +123,7 @@ def _empty(like: Tensor, size: list[int], channels_last: bool) -> Tensor:
         return like.new_empty(shape)
     if len(shape) == rank + 1:
         return _empty(like.unsqueeze(0), size, channels_last).squeeze(0)
-    return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=reference.channels_last_format(rank)
-    )
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=reference.channels_last_format(rank))
 
 
 def _fake_blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
@@ -143,7 +143,9 @@ def _fake_max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tup
 _FAKE: dict[str, Callable[..., Any]] = {
     "blur_pool": _fake_blur_pool,
     "blur_pool_backward": lambda grad, taps, size, *args: _empty(grad, size, args[-1]),
-    "blur_pool_backward_taps": lambda grad, x, taps, *args: torch.empty_like(taps, memory_format=torch.contiguous_format),
+    "blur_pool_backward_taps": lambda grad, x, taps, *args: torch.empty_like(
+        taps, memory_format=torch.contiguous_format
+    ),
     "max_blur_pool": _fake_blur_pool,
     "max_blur_pool_codes": _fake_max_blur_pool_codes,
     "max_blur_pool_backward": lambda grad, x, codes, taps, size, *args: _empty(grad, size, args[-1]),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -187,7 +188,7 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
 # ---- the max's codes ---------------------------------------------------------------------------------
 
 
-def _grid(geometry: Geometry, size: Sequence[int]) -> list[int]:
+def _grid(geometry: Geometry, size: Sequence[int]) -> list[Any]:
     """Codes lie on the grid of x or, along axes where it is larger, of the pooled map."""
     return [torch.sym_max(a.pooled_size(n), n) for a, n in zip(geometry.axes, size, strict=True)]
 

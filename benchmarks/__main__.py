@@ -16,30 +16,39 @@ from .aliasing import draw_aliasing
 from .bars import micro_outcomes, outcomes, rows_of
 from .measure import Settings, measure
 from .plots import draw
+from .providers import OURS
 from .record import OK, RESULTS, Recorder, cpu_model, slug
 from .report import CAPTION, WIDTH, line, outcome_table, quietness, workload_tables
-from .workloads import Workload, catalogue, is_quick, last_level_cache
+from .timing import MIN_ROUNDS, keep_freed_memory
+from .workloads import Workload, catalogue, is_default, is_quick, last_level_cache
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few rows, about a minute")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few rows: a minute")
+    size.add_argument("--all", action="store_true", help="also the slow rows left out by default")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument("--rounds", type=int, default=15, help="samples a provider at most")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients"
+    parser.add_argument("--keep-memory", action="store_true", help=keep)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rounds < MIN_ROUNDS or options.threads < 1:
+        parser.error(f"--rounds must be {MIN_ROUNDS} or more, --threads 1 or more")
+    return options
 
 
 def chosen(options: argparse.Namespace) -> list[Workload]:
     """The rows asked for, in catalogue order."""
+    wanted = is_quick if options.quick else is_default
     return [
         workload
         for workload in catalogue()
-        if (not options.quick or is_quick(workload))
-        and (options.only is None or options.only.search(workload.name))
+        if (options.all or wanted(workload)) and (options.only is None or options.only.search(workload.name))
     ]
 
 
@@ -72,19 +81,21 @@ def report(recorder: Recorder, console: Console) -> int:
     console.print(CAPTION, highlight=False)
     console.print()
     title = "Geometric means over the ResNet-50 maps, and the bars"
-    names = ("op", "pass", "layout", "dtype", "regime")
-    console.print(outcome_table(outcomes(measurements), title, names))
+    if results := list(outcomes(measurements)):
+        names = ("op", "pass", "layout", "dtype", "regime")
+        console.print(outcome_table(results, title, names))
     title = "A call on a tiny input that needs a gradient, the import, and the bars"
-    console.print(outcome_table(micro_outcomes(measurements), title, ("of", "what", "pass")))
+    if results := list(micro_outcomes(measurements)):
+        console.print(outcome_table(results, title, ("of", "what", "pass")))
     if warning := quietness(measurements):
         console.print(f"[bold yellow]{warning}[/]", highlight=False)
     stem = recorder.path.with_suffix("")
     paths = [recorder.path, *draw(measurements, stem, recorder.machine)]
     for path in paths:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    wrong = [row for row in rows_of(measurements) if "aablur" in row and row["aablur"].status != OK]
+    wrong = [row for row in rows_of(measurements) if OURS in row and row[OURS].status != OK]
     for row in wrong:
-        m = row["aablur"]
+        m = row[OURS]
         console.print(f"[bold red]{m.status}[/] {m.name}", highlight=False, soft_wrap=True)
     return len(wrong)
 
@@ -98,6 +109,8 @@ def main() -> int:
     if not workloads:
         raise SystemExit(f"no row matches --only {options.only.pattern!r}; see --list")
     torch.set_num_threads(options.threads)
+    if options.keep_memory and not keep_freed_memory():
+        raise SystemExit("--keep-memory needs glibc")
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -108,14 +121,20 @@ def main() -> int:
         highlight=False,
     )
     part = "-part" if options.quick or options.only else ""  # keeps a whole run's results
-    recorder = Recorder(options.out / f"cpu-{slug(cpu_model())}{part}.csv")
+    part += "-kept-memory" if options.keep_memory else ""
+    path = options.out / f"cpu-{slug(cpu_model())}{part}.csv"
+    recorder = Recorder(path, {"freed_memory": "kept" if options.keep_memory else "system"})
+    wrong, interrupted = 0, False
     try:
         run(workloads, options, recorder)
     except KeyboardInterrupt:
+        interrupted = True
         console.print("interrupted: the rows so far")
     finally:
         recorder.close()
-    wrong = report(recorder, console)
+        wrong = report(recorder, console)
+    if interrupted:
+        return 130  # as a shell reports an interrupt
     console.print(f"wrote {draw_aliasing(options.out / 'aliasing.png')}", soft_wrap=True)
     return 1 if wrong else 0
 

@@ -15,11 +15,7 @@ Row = dict[str, Measurement]  # provider -> measurement of one row
 
 def best_speedup(row: Row) -> float | None:
     """Time of the fastest baseline over ours."""
-    speedups = [
-        m.speedup_of_ours
-        for name in BASELINES
-        if (m := row.get(name)) and m.speedup_of_ours is not None
-    ]
+    speedups = [m.speedup_of_ours for name in BASELINES if (m := row.get(name)) and m.speedup_of_ours is not None]
     return min(speedups, default=None)
 
 
@@ -75,6 +71,7 @@ BARS = (
 )
 OVERHEAD_LIMIT = 3.0  # times F.max_pool2d
 IMPORT_LIMIT_MS = 50.0
+BUSY_CORES = 0.15  # used by other processes: above this, times say nothing
 
 QUANTITIES = (
     (COPY_RATIO, ratio_to_copy, geometric_mean),
@@ -85,9 +82,7 @@ QUANTITIES = (
 
 def rows_of(measurements: Iterable[Measurement]) -> list[Row]:
     """Measurements of one name, keyed by provider; names keep their order."""
-    return [
-        {m.provider: m for m in group} for _, group in groupby(measurements, key=lambda m: m.name)
-    ]
+    return [{m.provider: m for m in group} for _, group in groupby(measurements, key=lambda m: m.name)]
 
 
 @dataclass(frozen=True)
@@ -100,6 +95,11 @@ class Outcome:
     count: int
     bar: str = ""
     met: bool | None = None
+    busy: bool = False  # other processes disturbed the times, so that they decide nothing
+
+
+def _busy(rows: list[Row]) -> bool:
+    return any((row[OURS].others_cores or 0) > BUSY_CORES for row in rows)
 
 
 def outcomes(measurements: Iterable[Measurement]) -> Iterator[Outcome]:
@@ -121,7 +121,8 @@ def outcomes(measurements: Iterable[Measurement]) -> Iterator[Outcome]:
             bar = next((b for b in BARS if b.quantity == quantity and _covers(b, key)), None)
             right = all(row[OURS].status == OK for row in rows)
             met = right and bar.met(value) if bar else None
-            yield Outcome(key, quantity, value, len(values), str(bar or ""), met)
+            busy = quantity != SAVED and _busy(rows)
+            yield Outcome(key, quantity, value, len(values), str(bar or ""), met, busy)
 
 
 def _covers(bar: Bar, key: tuple[str, ...]) -> bool:
@@ -142,4 +143,4 @@ def micro_outcomes(measurements: Iterable[Measurement]) -> Iterator[Outcome]:
         else:
             value, group = ours.ms, ("import", "aablur", "")
             bar, limit, quantity = f"< {IMPORT_LIMIT_MS:.3g}", IMPORT_LIMIT_MS, "ms beyond torch's"
-        yield Outcome(group, quantity, value, 1, bar, value <= limit)
+        yield Outcome(group, quantity, value, 1, bar, value <= limit, _busy([row]))

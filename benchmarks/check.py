@@ -1,7 +1,7 @@
 """The judge: float64 results in plain torch, tolerances, and what a call saves for backward."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,7 @@ TOLERANCES = {
     "bfloat16": (2**-8, "sums in float32, then one rounding of at most 2**-9"),
 }
 BASELINE_SLACK = 4  # a chain of ops rounds after each op, and its pad adds in the dtype itself
-CHUNK = 8  # images at a time: float64 copies of a whole batch would be large
+CHUNK = 1 << 20  # elements at a time: float64 copies of a whole batch would be large
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ def float64_op(x: Tensor, window: int) -> Tensor:
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, None, STRIDE, 0, 1, x.shape[1])
 
 
+def _images(shape: Sequence[int]) -> int:
+    return max(1, CHUNK // math.prod(shape[1:]))
+
+
 @lru_cache(maxsize=1)  # a catalogue keeps the rows of one reference together
 def _reference(
     window: int, dtype_name: str, shape: tuple[int, int, int, int], out: tuple[int, int, int, int]
@@ -49,7 +53,8 @@ def _reference(
     x = feature_map(shape).to(dtype)
     dy = torch.randn(out, generator=torch.Generator().manual_seed(0)).to(dtype)
     ys, dxs = [], []
-    for x_part, dy_part in zip(x.split(CHUNK), dy.split(CHUNK), strict=True):
+    images = _images(shape)
+    for x_part, dy_part in zip(x.split(images), dy.split(images), strict=True):
         leaf = x_part.double().contiguous(memory_format=torch.channels_last).requires_grad_()
         y = float64_op(leaf, window)
         ys.append(y.detach().contiguous())
@@ -89,7 +94,8 @@ def error(got: Tensor, want: Tensor) -> Error:
     """Largest difference; infinite where a NaN or a wrong shape makes it undefined."""
     if got.shape != want.shape:
         return Error(float("inf"), float("inf"))
-    parts = zip(got.detach().contiguous().split(CHUNK), want.split(CHUNK), strict=True)
+    images = _images(want.shape)
+    parts = zip(got.detach().contiguous().split(images), want.split(images), strict=True)
     worst = float(torch.stack([g.double().sub_(w).abs_().max() for g, w in parts]).max())
     worst = float("inf") if math.isnan(worst) else worst
     return Error(worst, worst / float(want.abs().max()))

@@ -8,7 +8,7 @@ from torch import Tensor
 from .check import Verdict, judge, reference
 from .photos import feature_map
 from .providers import COMPILE, COPY, OURS, PROVIDERS, copy_step, provider, step
-from .record import OK, WRONG, Measurement
+from .record import NOT_COMPILED, OK, WRONG, Measurement
 from .timing import Others, Timer, Times, cpu_timer, interleave
 from .workloads import Workload
 
@@ -53,7 +53,7 @@ def measure(workload: Workload, settings: Settings) -> list[Measurement]:
     steps: dict[str, Callable[[], object]] = {COPY: copy_step(inputs)}
     for name in PROVIDERS[1:]:
         if name == COMPILE and not compiled:
-            status[name] = "not compiled"
+            status[name] = NOT_COMPILED
             continue
         try:
             who = provider(name, workload)
@@ -79,10 +79,7 @@ def measure(workload: Workload, settings: Settings) -> list[Measurement]:
         else {}
     )
     busy = others.cores() if right else None
-    return [
-        measurement(workload, name, status[name], times, verdicts.get(name), busy)
-        for name in PROVIDERS
-    ]
+    return [measurement(workload, name, status[name], times, verdicts.get(name), busy) for name in PROVIDERS]
 
 
 def measurement(

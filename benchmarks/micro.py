@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .providers import OURS, ours, ours_max
 from .record import Measurement
-from .timing import Times, interleave, summary
+from .timing import Others, Times, interleave, summary
+from .workloads import PASSES
 
 MAX_POOL = "F.max_pool2d"
 TINY = (1, 4, 4, 4)
@@ -35,29 +36,38 @@ def overhead(rounds: int) -> list[Measurement]:
     """One eager call with a gradient on a tiny input, beside F.max_pool2d's."""
     x = torch.rand(TINY).requires_grad_()
     measurements = []
-    for direction in ("forward", "forward+backward"):
+    for direction in PASSES:
+        others = Others()
         ops = {"blur_pool2d": ours, "max_blur_pool2d": ours_max}
-        calls = {name: _call(op, x, direction != "forward") for name, op in ops.items()}
-        pool = _call(lambda t: F.max_pool2d(t, 2), x, direction != "forward")
+        calls = {name: _call(op, x, direction != PASSES[0]) for name, op in ops.items()}
+        pool = _call(lambda t: F.max_pool2d(t, 2), x, direction != PASSES[0])
         times = interleave({MAX_POOL: pool, **calls}, rounds=rounds, budget_s=2.0)
+        busy = others.cores()
         for op in ops:
             for who, time in ((OURS, times[op]), (MAX_POOL, times[MAX_POOL])):
-                measurements.append(_row("overhead", op, direction, who, time, times[op]))
+                measurements.append(_row("overhead", op, direction, who, time, times[op], busy))
     return measurements
 
 
 def import_time() -> list[Measurement]:
     """`import aablur` after `import torch`, in fresh interpreters."""
     command = [sys.executable, "-c", IMPORT_CODE]
+    others = Others()
     seconds = [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(IMPORTS)
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(IMPORTS)
     ]
-    return [_row("import", "aablur", "", OURS, summary(seconds), None)]
+    busy = others.cores()
+    return [_row("import", "aablur", "", OURS, summary(seconds), None, busy)]
 
 
 def _row(
-    regime: str, op: str, direction: str, who: str, time: Times, of_ours: Times | None
+    regime: str,
+    op: str,
+    direction: str,
+    who: str,
+    time: Times,
+    of_ours: Times | None,
+    busy: float | None,
 ) -> Measurement:
     tiny = regime == "overhead"
     return Measurement(
@@ -73,4 +83,5 @@ def _row(
         ms_p20=time.p20,
         ms_p80=time.p80,
         speedup_of_ours=time.median / of_ours.median if of_ours else None,
+        others_cores=busy,
     )

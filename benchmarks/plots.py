@@ -168,19 +168,17 @@ def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -
         f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, "
         f"torch {machine['torch']}, aablur {machine['commit']}, {machine['date']}"
     )
+    if machine["freed_memory"] == "kept":
+        about += ", freed memory kept"
     paths = []
     for regime, where in REGIMES.items():
         panels: dict[tuple[str, str], list[Row]] = {
-            place: rows
-            for place in itertools.product(OPS, PASSES)
-            if (rows := _rows(measurements, regime, *place))
+            place: rows for place in itertools.product(OPS, PASSES) if (rows := _rows(measurements, regime, *place))
         }
         if not panels:
             continue
         against = [
-            name
-            for name in BASELINES
-            if any(name in row and row[name].ms for rows in panels.values() for row in rows)
+            name for name in BASELINES if any(name in row and row[name].ms for rows in panels.values() for row in rows)
         ]
         title = f"Times faster than the fastest of {', '.join(against)}: maps {where}"
         if regime == "memory":

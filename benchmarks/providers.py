@@ -90,9 +90,7 @@ def outputs(
     return y, dx.contiguous(memory_format=workload.memory_format)
 
 
-def step(
-    who: Provider, workload: Workload, inputs: list[Tensor], dy: Tensor
-) -> Callable[[], object]:
+def step(who: Provider, workload: Workload, inputs: list[Tensor], dy: Tensor) -> Callable[[], object]:
     """A call without arguments for the timer, each on the next of the inputs in turn."""
     turn = itertools.cycle(inputs)
     return lambda: outputs(who.call, next(turn), dy, workload)

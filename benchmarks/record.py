@@ -18,6 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 OK = "ok"
 WRONG = "WRONG"
+NOT_COMPILED = "not compiled"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Measurement:
     regime: str  # memory: input beyond the last-level cache; cache: inside it
     shape: str
     provider: str
-    status: str = OK  # ok; WRONG; or why there is no result
+    status: str = OK  # ok; WRONG; not compiled; or the error that the call raised
     ms: float | None = None  # median
     ms_p20: float | None = None
     ms_p80: float | None = None
@@ -101,10 +102,10 @@ def _cell(value: object) -> object:
 class Recorder:
     """Writes each measurement to the file at once, so that an interrupt loses nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, conditions: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.machine = machine()
+        self.machine = machine() | conditions
         self.measurements: list[Measurement] = []
         self._file = path.open("w", newline="")
         columns = ["pass" if f.name == "direction" else f.name for f in fields(Measurement)]

@@ -6,16 +6,15 @@ from itertools import groupby
 from rich import box
 from rich.table import Table
 
-from .bars import Outcome, Row, best_speedup, rows_of
+from .bars import BUSY_CORES, Outcome, Row, best_speedup, rows_of
 from .check import BASELINE_SLACK, TOLERANCES
 from .providers import BASELINES, EAGER_NCHW, OURS, PROVIDERS
-from .record import WRONG, Measurement
+from .record import NOT_COMPILED, OK, Measurement
 from .workloads import REGIMES
 
-BUSY_CORES = 0.15
 WIDTH = 175  # of the widest table, for output that is no terminal
 
-ALLOWED = ", ".join(f"{dtype} {most:.1e} ({why})" for dtype, (most, why) in TOLERANCES.items())
+ALLOWED = "\n".join(f"  {dtype} {most:.1e}: {why}" for dtype, (most, why) in TOLERANCES.items())
 
 CAPTION = f"""\
 Milliseconds a call: median over interleaved rounds, and (p80 - p20) / median in per cent.
@@ -23,10 +22,12 @@ x: a baseline's time over aablur's. error: the largest, of output and gradient, 
 magnitude of the float64 result. saved: bytes kept for backward over the input's bytes, aablur's
 and eager's (which include the input where the op keeps it).
 Eager runs in the layout that its column names, and its time holds the conversions from and to
-the row's layout. Each call allocates its outputs; copy writes to a tensor that exists.
+the row's layout. Each call allocates what it needs, as for a user: with glibc, a large tensor
+costs page faults, unless --keep-memory is given. copy writes to a tensor that exists.
 torch.compile runs in the row's layout, and only beyond the cache: a compilation takes seconds.
-Allowed errors: {ALLOWED}.
-A baseline may have {BASELINE_SLACK} times that, for it rounds after each of its ops."""
+Errors above these are wrong (a baseline, which rounds after each of its ops, may have
+{BASELINE_SLACK} times as much):
+{ALLOWED}"""
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -39,7 +40,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _time(m: Measurement) -> str:
     if m.ms is None or m.ms_p20 is None or m.ms_p80 is None:
-        return f"[bold red]{WRONG}[/]" if m.status == WRONG else ""
+        return "" if m.status in (OK, NOT_COMPILED) else f"[bold red]{m.status.split(':')[0]}[/]"
     return f"{_number(m.ms)} [dim]{(m.ms_p80 - m.ms_p20) / m.ms:4.0%}[/]"
 
 
@@ -73,9 +74,7 @@ def workload_tables(measurements: Iterable[Measurement]) -> Iterator[Table]:
     rows.sort(key=lambda r: (r[OURS].op, r[OURS].direction, r[OURS].regime == "cache"))
     by_table = groupby(rows, key=lambda r: (r[OURS].op, r[OURS].direction, r[OURS].regime))
     for (op, direction, regime), group in by_table:
-        table = Table(
-            title=f"{op}, {direction}, {REGIMES[regime]}", title_justify="left", box=box.SIMPLE
-        )
+        table = Table(title=f"{op}, {direction}, {REGIMES[regime]}", title_justify="left", box=box.SIMPLE)
         table.add_column("layout, dtype", no_wrap=True)
         table.add_column("input", no_wrap=True)
         for name in PROVIDERS:
@@ -108,7 +107,7 @@ def quietness(measurements: Iterable[Measurement]) -> str:
     return (
         f"{len(loud)} of {len(busy)} rows were timed while other processes used more than "
         f"{BUSY_CORES} cores (at most {max(loud):.2f}): threads that wait for each other suffer "
-        "most, so do not rely on the times of this run."
+        "most, so these times decide no bar. Run again on a quiet machine."
     )
 
 
@@ -116,6 +115,8 @@ def _verdict(outcome: Outcome) -> str:
     if outcome.met is None:
         return _number(outcome.value)
     mark = "[green]met[/]" if outcome.met else "[bold red]not met[/]"
+    if outcome.busy:
+        mark = "[yellow]undecided[/]"
     return f"{_number(outcome.value)} {outcome.bar} {mark}"
 
 

@@ -16,8 +16,9 @@ WORKLOADS = [w for w in catalogue() if is_quick(w)]
 THREADS = 2
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def threads() -> None:
+    """That of python -m benchmarks by default."""
     torch.set_num_threads(THREADS)
 
 

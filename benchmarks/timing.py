@@ -1,8 +1,10 @@
 """Interleaved sampling: providers take turns, so that a slow spell of the machine hits all."""
 
+import ctypes
 import gc
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +14,11 @@ import numpy as np
 
 SAMPLE_S = 5e-3  # far above the clock's step and the waking of a thread
 MIN_ROUNDS = 3
-WARM_S = 0.1  # a first call above this is long enough to say how long a call takes
+LONG_S = 0.2  # a call so long needs no warm-up of the caches: the first is a sample already
+
+# Parameters of mallopt(3).
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
 
 # Seconds that a number of calls took. A CUDA timer would take the same arguments.
 Timer = Callable[[Callable[[], object], int], float]
@@ -24,6 +30,22 @@ def cpu_timer(call: Callable[[], object], inner: int) -> float:
     for _ in range(inner):
         call()
     return time.perf_counter() - start
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed blocks for the next call; True if it will.
+
+    By default it gives blocks above 32 MiB back to the system, and the next tensor of that size
+    costs a page fault every 4 KiB, several times what a copy of it costs. Eager, with its padded
+    copies and indices, pays most. Both are worth knowing: a plain Python process has the
+    default, one under jemalloc or tcmalloc keeps its memory.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    no_maps = libc.mallopt(M_MMAP_MAX, 0)
+    no_trim = libc.mallopt(M_TRIM_THRESHOLD, -1)
+    return bool(no_maps and no_trim)
 
 
 @dataclass(frozen=True)
@@ -75,23 +97,25 @@ def interleave(
     """Time every call in turn, in an order rotated each round.
 
     A call that has used up its share of the budget drops out after MIN_ROUNDS, so that a slow
-    baseline cannot make a row long; the others go on to `rounds`.
+    baseline cannot make a row long; the others go on to `rounds`. Every call has run before.
     """
     names = list(calls)
-    inner: dict[str, int] = {}
-    for name in names:
-        first = timer(calls[name], 1)
-        once = timer(calls[name], 1) if first < WARM_S else first
-        inner[name] = max(1, math.ceil(SAMPLE_S / max(once, 1e-9)))
-    samples: dict[str, list[float]] = {name: [] for name in names}
     share = budget_s / len(names)
+    inner: dict[str, int] = {}
+    samples: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
     gc.disable()
     try:
+        for name in names:
+            first = timer(calls[name], 1)
+            if first > LONG_S:
+                inner[name], samples[name] = 1, [first]
+            else:
+                inner[name] = math.ceil(SAMPLE_S / max(timer(calls[name], 1), 1e-9))
         for turn in range(rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 spent = sum(samples[name]) * inner[name]
-                if turn < MIN_ROUNDS or spent < share:
+                if len(samples[name]) < MIN_ROUNDS or spent < share:
                     samples[name].append(timer(calls[name], inner[name]) / inner[name])
     finally:
         if collecting:

@@ -23,6 +23,7 @@ REGIMES = {"memory": "beyond the cache", "cache": "inside the cache"}
 
 RESNET50_MAPS = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))
 ODD_MAP = (64, 57)
+BFLOAT16_SIZES = (112, 14)
 
 MIB = 1 << 20
 DEFAULT_CACHE = 32 * MIB
@@ -107,9 +108,7 @@ def batch_for(image_bytes: int, regime: str, cache_bytes: int) -> int:
 def catalogue(cache_bytes: int | None = None) -> Iterator[Workload]:
     """Every workload; those that share an input and a float64 reference are neighbours."""
     cache_bytes = cache_bytes or last_level_cache()
-    for regime, (channels, size), dtype, op in itertools.product(
-        REGIMES, (*RESNET50_MAPS, ODD_MAP), DTYPES, OPS
-    ):
+    for regime, (channels, size), dtype, op in itertools.product(REGIMES, (*RESNET50_MAPS, ODD_MAP), DTYPES, OPS):
         image_bytes = channels * size * size * DTYPES[dtype].itemsize
         shape = (batch_for(image_bytes, regime, cache_bytes), channels, size, size)
         for direction, layout in itertools.product(PASSES, LAYOUTS):
@@ -122,3 +121,11 @@ def is_quick(workload: Workload) -> bool:
     if workload.regime == "memory":
         return size == 56 and workload.dtype_name == "float32"
     return size == ODD_MAP[1]
+
+
+def is_default(workload: Workload) -> bool:
+    """The rows of some nine minutes on two cores, most of it the baselines beyond the cache."""
+    size = workload.shape[2]
+    if workload.regime == "cache":
+        return True
+    return size in BFLOAT16_SIZES if workload.dtype_name == "bfloat16" else size != ODD_MAP[1]

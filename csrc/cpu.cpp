@@ -105,10 +105,11 @@ struct Geometry {
       a.window = window[i];
       a.window_padding = window_padding[i];
       a.window_dilation = window_dilation[i];
-      STD_TORCH_CHECK(a.window >= 1 && a.window_dilation >= 1 && a.window_padding >= 0 &&
-                          2 * a.window_padding <= a.window,
-                      "aablur: window and window_dilation must be positive, window_padding at most half the window");
-      STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume, " positions");
+      STD_TORCH_CHECK(
+          a.window >= 1 && a.window_dilation >= 1 && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
+          "aablur: window and window_dilation must be positive, window_padding at most half the window");
+      STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume,
+                      " positions");
       volume *= a.window;
     }
   }
@@ -164,7 +165,8 @@ struct Map {
     AtenTensorHandle handle = nullptr;
     int32_t dtype = 0;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank + 1 + batched, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+    TORCH_ERROR_CODE_CHECK(
+        aoti_torch_empty_strided(rank + 1 + batched, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
     return Tensor(handle);
   }
   Strides dense_strides() const {
@@ -236,14 +238,16 @@ class Planned {
     }
     // The rows of a tile should stay in the first-level cache.
     const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
-    plan.tile = std::clamp<int64_t>(tile_bytes / (element * width) / 32 * 32, std::min<int64_t>(32, plan.lanes), plan.lanes);
+    plan.tile =
+        std::clamp<int64_t>(tile_bytes / (element * width) / 32 * 32, std::min<int64_t>(32, plan.lanes), plan.lanes);
   }
   Planned(Planned&&) = delete;
 
   // Cuts planes into bands where there are too few of them for the threads.
   void cut(int64_t wanted) {
     const Axis& axis = plan.axis[plan.cut_depth ? 0 : 1];
-    const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())), most = std::max<int64_t>(1, rows / 8);
+    const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())),
+                  most = std::max<int64_t>(1, rows / 8);
     plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
   }
 
@@ -324,7 +328,8 @@ class Planned {
       packed = taps->const_data_ptr();
     }
     plan.per_channel = rows > 1;
-    if (wide_) point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
+    if (wide_)
+      point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
     else point(float_taps_.emplace(plan.axis, geometry.rank, static_cast<const float*>(packed), rows, plan.lanes > 1));
   }
   template <class A>
@@ -343,7 +348,9 @@ class Planned {
   std::optional<Taps<double>> double_taps_;
 };
 
-int64_t wanted_units() { return 4 * int64_t(torch::stable::get_num_threads()); }
+int64_t wanted_units() {
+  return 4 * int64_t(torch::stable::get_num_threads());
+}
 
 Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
   Map out = x;
@@ -365,7 +372,8 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   Planned planned(geometry, map, taps, dtype, false);
   planned.cut(wanted_units());
   planned.flatten(source.dense_planes, false);
-  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
+  BlurArguments arguments{planned.plan,           source.tensor.const_data_ptr(), source.strides,
+                          result.dense_strides(), out.mutable_data_ptr(),         nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, false, begin, end); });
   return out;
 }
@@ -379,8 +387,9 @@ Map input_map(const Tensor& grad, const Geometry& geometry, bool channels_last) 
   return map;
 }
 
-Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size,
-                          const Ints& stride, const Ints& padding, const std::string& padding_mode, bool channels_last) {
+Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size,
+                          const Ints& taps_size, const Ints& stride, const Ints& padding,
+                          const std::string& padding_mode, bool channels_last) {
   Geometry geometry(taps_size, stride, padding, padding_mode);
   STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
   const Dtype dtype = dtype_of(grad);
@@ -393,7 +402,8 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
   Planned planned(geometry, map, taps, dtype, true);
   planned.cut(wanted_units());
   planned.flatten(source.dense_planes, false);
-  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(), nullptr};
+  BlurArguments arguments{planned.plan,           source.tensor.const_data_ptr(), source.strides,
+                          result.dense_strides(), out.mutable_data_ptr(),         nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().blur(dtype, arguments, true, begin, end); });
   return out;
 }
@@ -424,7 +434,8 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   geometry.set_size(map.size + 3 - map.rank);
   map.channels_last = prefers_channels_last(x, map);
   Map grad_map = input_map(grad, geometry, map.channels_last);
-  STD_TORCH_CHECK(grad_map.images == map.images && grad_map.channels == map.channels, "aablur: grad must have the output's size");
+  STD_TORCH_CHECK(grad_map.images == map.images && grad_map.channels == map.channels,
+                  "aablur: grad must have the output's size");
   Tensor out = torch::stable::empty_like(taps);
   if (map.empty()) {
     torch::stable::zero_(out);
@@ -438,10 +449,14 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   along_width.drop_axis(1);
   const Plan& plan = planned.plan;
   const int64_t lanes = plan.per_channel ? plan.lanes : 1;
-  std::vector<double> partial(plan.images * plan.planes * plan.bands * (plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps) * lanes);
-  TapsArguments arguments{plan, geometry.rank, along_width.plan, grads.tensor.const_data_ptr(), source.tensor.const_data_ptr(), grads.strides, source.strides, partial.data()};
+  std::vector<double> partial(plan.images * plan.planes * plan.bands *
+                              (plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps) * lanes);
+  TapsArguments arguments{
+      plan,          geometry.rank,  along_width.plan, grads.tensor.const_data_ptr(), source.tensor.const_data_ptr(),
+      grads.strides, source.strides, partial.data()};
   planned.run([&](int64_t begin, int64_t end) { kernels().taps_gradient(dtype, arguments, begin, end); });
-  if (dtype == Dtype::float64) add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<double*>(out.mutable_data_ptr()));
+  if (dtype == Dtype::float64)
+    add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<double*>(out.mutable_data_ptr()));
   else add_shares(partial, plan, geometry.rank, taps.size(0), static_cast<float*>(out.mutable_data_ptr()));
   return out;
 }
@@ -456,14 +471,16 @@ Tensor allocate_codes(const Map& map, const Geometry& geometry) {
   const auto sizes = code_sizes(map, geometry);
   const int64_t strides[3] = {sizes[1] * sizes[2], sizes[2], 1};
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(3, sizes.data(), strides, aoti_torch_dtype_uint8(), aoti_torch_device_type_cpu(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(3, sizes.data(), strides, aoti_torch_dtype_uint8(),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
   Tensor codes(handle);
   // What lies between the codes of two rows, and past the last, is zero.
   if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());
   return codes;
 }
 
-std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry, bool with_codes) {
+std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry,
+                                    bool with_codes) {
   Map map(x, geometry.rank);
   const Dtype dtype = dtype_of(x);
   geometry.set_size(map.size + 3 - map.rank);
@@ -477,30 +494,34 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   planned.cut(wanted_units());
   planned.choose_whole_planes(source.dense_planes);
   planned.flatten(source.dense_planes, !planned.plan.whole_planes);
-  BlurArguments arguments{planned.plan, source.tensor.const_data_ptr(), source.strides, result.dense_strides(), out.mutable_data_ptr(),
-                          with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr};
+  BlurArguments arguments{
+      planned.plan,           source.tensor.const_data_ptr(),
+      source.strides,         result.dense_strides(),
+      out.mutable_data_ptr(), with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr};
   planned.run([&](int64_t begin, int64_t end) { kernels().max_blur(dtype, arguments, begin, end); });
   return {out, codes};
 }
 
 Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
-                     const Ints& padding, const std::string& padding_mode, const Ints& window, const Ints& window_padding,
-                     const Ints& window_dilation) {
+                     const Ints& padding, const std::string& padding_mode, const Ints& window,
+                     const Ints& window_padding, const Ints& window_dilation) {
   Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
   return std::get<0>(max_blur(x, taps, geometry, false));
 }
 
-std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size,
-                                               const Ints& stride, const Ints& padding, const std::string& padding_mode,
-                                               const Ints& window, const Ints& window_padding, const Ints& window_dilation) {
+std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps,
+                                               const Ints& taps_size, const Ints& stride, const Ints& padding,
+                                               const std::string& padding_mode, const Ints& window,
+                                               const Ints& window_padding, const Ints& window_dilation) {
   Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
   return max_blur(x, taps, geometry, true);
 }
 
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
-                              const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size, const Ints& stride,
-                              const Ints& padding, const std::string& padding_mode, const Ints& window,
-                              const Ints& window_padding, const Ints& window_dilation, bool channels_last) {
+                              const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size,
+                              const Ints& stride, const Ints& padding, const std::string& padding_mode,
+                              const Ints& window, const Ints& window_padding, const Ints& window_dilation,
+                              bool channels_last) {
   Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
   STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
   STD_TORCH_CHECK(x.has_value() != codes.has_value(), "aablur: give either x or codes");
@@ -514,30 +535,37 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   std::optional<Readable> source;
   if (x) {
     Map x_map(*x, geometry.rank);
-    STD_TORCH_CHECK(x_map.images == map.images && x_map.channels == map.channels && x->scalar_type() == grad.scalar_type() &&
-                        std::equal(x_map.size, x_map.size + 3, result.size),
+    STD_TORCH_CHECK(x_map.images == map.images && x_map.channels == map.channels &&
+                        x->scalar_type() == grad.scalar_type() && std::equal(x_map.size, x_map.size + 3, result.size),
                     "aablur: x must have the size and dtype that grad implies");
     x_map.channels_last = map.channels_last;
     source.emplace(*x, x_map);
   } else {
     const auto sizes = code_sizes(result, geometry);
-    STD_TORCH_CHECK(codes->is_cpu() && codes->scalar_type() == ScalarType::Byte && codes->is_contiguous() && codes->dim() == 3 &&
-                        codes->size(0) == sizes[0] && codes->size(1) == sizes[1] && codes->size(2) == sizes[2],
+    STD_TORCH_CHECK(codes->is_cpu() && codes->scalar_type() == ScalarType::Byte && codes->is_contiguous() &&
+                        codes->dim() == 3 && codes->size(0) == sizes[0] && codes->size(1) == sizes[1] &&
+                        codes->size(2) == sizes[2],
                     "aablur: codes must be those that max_blur_pool_codes returned");
   }
   Planned planned(geometry, map, taps, dtype, true);
   planned.cut(wanted_units());
   planned.choose_whole_planes(!source || source->dense_planes);
   planned.flatten(grads.dense_planes, !planned.plan.whole_planes);
-  MaxBackwardArguments arguments{planned.plan, grads.tensor.const_data_ptr(),
+  MaxBackwardArguments arguments{planned.plan,
+                                 grads.tensor.const_data_ptr(),
                                  codes ? static_cast<const uint8_t*>(codes->const_data_ptr()) : nullptr,
                                  source ? source->tensor.const_data_ptr() : nullptr,
-                                 grads.strides, source ? source->strides : Strides{}, result.dense_strides(), out.mutable_data_ptr()};
+                                 grads.strides,
+                                 source ? source->strides : Strides{},
+                                 result.dense_strides(),
+                                 out.mutable_data_ptr()};
   planned.run([&](int64_t begin, int64_t end) { kernels().max_blur_backward(dtype, arguments, begin, end); });
   return out;
 }
 
-std::string cpu_isa() { return kernels().isa; }
+std::string cpu_isa() {
+  return kernels().isa;
+}
 
 }  // namespace
 }  // namespace aablur
@@ -550,4 +578,6 @@ STABLE_TORCH_LIBRARY_IMPL(aablur, CPU, m) {
   m.impl("max_blur_pool_codes", TORCH_BOX(&aablur::max_blur_pool_codes));
   m.impl("max_blur_pool_backward", TORCH_BOX(&aablur::max_blur_pool_backward));
 }
-STABLE_TORCH_LIBRARY_IMPL(aablur, CompositeExplicitAutograd, m) { m.impl("cpu_isa", TORCH_BOX(&aablur::cpu_isa)); }
+STABLE_TORCH_LIBRARY_IMPL(aablur, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&aablur::cpu_isa));
+}

@@ -28,7 +28,9 @@ T* result_plane(void* out, const Strides& strides, const Unit& unit, Tile tile) 
 }
 
 // The rows of a unit's result.
-RowRange result_rows(const Plan& plan, const Unit& unit) { return band_rows(plan, unit.band, plan.result[0], plan.result[1]); }
+RowRange result_rows(const Plan& plan, const Unit& unit) {
+  return band_rows(plan, unit.band, plan.result[0], plan.result[1]);
+}
 
 template <class T, bool Transposed>
 void blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
@@ -38,7 +40,8 @@ void blur(const BlurArguments& arguments, int64_t begin, int64_t end) {
   for_units(plan, begin, end, [&](const Unit& unit) {
     for_tiles(plan, [&](Tile tile) {
       const MemoryRows<T> source(arguments.x, arguments.x_strides, unit, tile);
-      blur.rows(source, unit.plane, tile, result_rows(plan, unit), result_plane<T>(arguments.out, strides, unit, tile), strides);
+      blur.rows(source, unit.plane, tile, result_rows(plan, unit), result_plane<T>(arguments.out, strides, unit, tile),
+                strides);
     });
   });
 }
@@ -52,7 +55,8 @@ void max_blur_planes(const BlurArguments& arguments, int64_t begin, int64_t end)
   RowBlur<T, false> blur(plan);
   PooledPlane<T> pooled(plan, arguments);
   for_units(plan, begin, end, [&](const Unit& unit) {
-    blur.rows(pooled.make(unit), unit.plane, tile, result_rows(plan, unit), result_plane<T>(arguments.out, strides, unit, tile), strides);
+    blur.rows(pooled.make(unit), unit.plane, tile, result_rows(plan, unit),
+              result_plane<T>(arguments.out, strides, unit, tile), strides);
   });
 }
 
@@ -124,9 +128,11 @@ double dot(const A* a, const T* b, int64_t n) {
 
 // total[c] += scale[c] * sum_w a[w * tile + c] * b[w * pixel + c], a lane at a time; or all lanes in total[0].
 template <class T, class A = accumulator<T>>
-void add_products(const A* a, const T* b, int64_t width, Tile tile, int64_t pixel, bool per_lane, const A* scale, double* total) {
+void add_products(const A* a, const T* b, int64_t width, Tile tile, int64_t pixel, bool per_lane, const A* scale,
+                  double* total) {
   if (!per_lane) {
-    for_runs(width, tile, pixel, [&](int64_t from, int64_t at, int64_t n) { *total += double(*scale) * dot(a + at, b + from, n); });
+    for_runs(width, tile, pixel,
+             [&](int64_t from, int64_t at, int64_t n) { *total += double(*scale) * dot(a + at, b + from, n); });
     return;
   }
   for (int64_t c = 0; c < tile.count; c += lanes<A>) {
@@ -173,8 +179,8 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
         const Table& table = plan.table[2];
         for (int64_t o = 0; o < width.out(); ++o)
           for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
-            add_products(grad_row.get() + o * tile.count, sum + table.entries[e].source * tile.count, 1, tile, tile.count,
-                         per_lane, ones.get(), total(2, table.entries[e].tap));
+            add_products(grad_row.get() + o * tile.count, sum + table.entries[e].source * tile.count, 1, tile,
+                         tile.count, per_lane, ones.get(), total(2, table.entries[e].tap));
         if (arguments.rank == 1) return;
         SingleRow<A> row{grad_row.get(), tile.count};
         along_width.row(row, unit.plane, tile, 0, 0, spread_row.get(), tile.count);
@@ -221,7 +227,8 @@ const CpuKernels kernels = {
     [](Dtype dtype, const BlurArguments& arguments, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
-        arguments.plan.whole_planes ? max_blur_planes<T>(arguments, begin, end) : max_blur_rows<T>(arguments, begin, end);
+        arguments.plan.whole_planes ? max_blur_planes<T>(arguments, begin, end)
+                                    : max_blur_rows<T>(arguments, begin, end);
       });
     },
     [](Dtype dtype, const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {

@@ -34,14 +34,14 @@ struct Plan {
   // the product of the three.
   Table table[3];
   int64_t source[3] = {1, 1, 1}, result[3] = {1, 1, 1};  // sizes of what the matrices read and give
-  int64_t longest[3] = {};   // entries in the longest row of each
+  int64_t longest[3] = {};                               // entries in the longest row of each
   const void* taps[3] = {};  // accumulators: (k,), or with per_channel (channels, k), transposed if lanes > 1
   bool per_channel = false;
   int64_t images = 0, planes = 0, lanes = 1;
   int64_t tile = 1;   // lanes worked on together, so that their rows stay in the cache
   int64_t bands = 1;  // pieces that a plane's first axis of more than one row is cut into
   bool cut_depth = false;
-  bool whole_planes = false;  // a plane's max is made in one run, on the grid of x
+  bool whole_planes = false;                                  // a plane's max is made in one run, on the grid of x
   int64_t code_bits = 0, code_bytes = 0, code_positions = 0;  // of one argmax code; of a plane's
 };
 

@@ -19,8 +19,12 @@ constexpr int64_t outside = -1;
 AABLUR_HOST_DEVICE constexpr int64_t floor_div(int64_t a, int64_t b) {
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
-AABLUR_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
-AABLUR_HOST_DEVICE constexpr int64_t modulo(int64_t a, int64_t b) { return a - floor_div(a, b) * b; }
+AABLUR_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return -floor_div(-a, b);
+}
+AABLUR_HOST_DEVICE constexpr int64_t modulo(int64_t a, int64_t b) {
+  return a - floor_div(a, b) * b;
+}
 
 struct Axis {
   int64_t size = 1;  // of the input
@@ -34,9 +38,7 @@ struct Axis {
   AABLUR_HOST_DEVICE constexpr int64_t pooled() const {
     return size + 2 * window_padding - window_dilation * (window - 1);
   }
-  AABLUR_HOST_DEVICE constexpr int64_t out() const {
-    return floor_div(pooled() + before + after - taps, stride) + 1;
-  }
+  AABLUR_HOST_DEVICE constexpr int64_t out() const { return floor_div(pooled() + before + after - taps, stride) + 1; }
 
   // Whether the window lies wholly outside of the map somewhere: a dilated one can step over a small map.
   AABLUR_HOST_DEVICE constexpr bool misses() const {

@@ -88,7 +88,10 @@ class Lookup {
   class Pass {
    public:
     explicit Pass(const Lookup& lookup)
-        : sources_(lookup.sources_), results_(lookup.results_), begin_(lookup.begin_.get()), slots_(lookup.slots_.get()) {}
+        : sources_(lookup.sources_),
+          results_(lookup.results_),
+          begin_(lookup.begin_.get()),
+          slots_(lookup.slots_.get()) {}
 
     template <class Row, class O>
     __attribute__((always_inline)) void operator()(int64_t count, Row&& row, O* out) const {
@@ -138,7 +141,7 @@ class Lookup {
   // The lane, counted through all vectors, that element i is loaded into.
   int64_t position(int64_t i) const {
     if (vectors_ == 1 || !loads_split<T>) return i;
-    return i / (2 * lanes<A>) * (2 * lanes<A>) + i % 2 * lanes<A> + i % (2 * lanes<A>) / 2;
+    return i / (2 * lanes<A>)*(2 * lanes<A>)+i % 2 * lanes<A> + i % (2 * lanes<A>) / 2;
   }
 
   static Vector<A> load_upto(const T* p, int64_t n) { return n >= lanes<A> ? load(p) : load(p, n); }

@@ -46,8 +46,10 @@ template <class T>
 class MaxRow {
  public:
   explicit MaxRow(const Plan& plan)
-      : plan_(plan), volume_(plan.axis[0].window * plan.axis[1].window * plan.axis[2].window),
-        candidates_(new const T*[2 * volume_]), codes_(new uint16_t[2 * volume_]) {}
+      : plan_(plan),
+        volume_(plan.axis[0].window * plan.axis[1].window * plan.axis[2].window),
+        candidates_(new const T*[2 * volume_]),
+        codes_(new uint16_t[2 * volume_]) {}
 
   // Pooled row (d, h) of width pixels times tile.count lanes, contiguous.
   template <bool WithCodes>
@@ -75,7 +77,8 @@ class MaxRow {
       select_max<WithCodes>(shifted, kept, terms, n, out + at, WithCodes ? out_codes + at : nullptr);
     };
     const int64_t begin = std::min(width.window_padding, pooled);
-    const int64_t end = std::max(begin, std::min(pooled, width.size + width.window_padding - (columns - 1) * width.window_dilation));
+    const int64_t end =
+        std::max(begin, std::min(pooled, width.size + width.window_padding - (columns - 1) * width.window_dilation));
     // Left to right: a row of codes is written in whole vectors, which the next run overwrites.
     for (int64_t w = 0; w < begin; ++w) select(w, tile.count, true);
     if (pixel == tile.count) {
@@ -119,7 +122,8 @@ inline int64_t code_position(const Plan& plan, int64_t d, int64_t h, int64_t w) 
 template <class F>
 inline void for_code_runs(const Plan& plan, int64_t d, int64_t h, Tile tile, F&& f) {
   const int64_t row = code_position(plan, d, h, 0) + tile.first;
-  for_runs(plan.axis[2].pooled(), tile, plan.lanes, [&](int64_t offset, int64_t at, int64_t n) { f(row + offset, at, n); });
+  for_runs(plan.axis[2].pooled(), tile, plan.lanes,
+           [&](int64_t offset, int64_t at, int64_t n) { f(row + offset, at, n); });
 }
 
 // Pooled rows, each made once while it is in reach; with codes, those of the rows in `owned` are packed.
@@ -127,8 +131,12 @@ template <class T>
 class PooledRows {
  public:
   PooledRows(const Plan& plan, const BlurArguments& arguments)
-      : plan_(plan), arguments_(arguments), max_(plan), row_elements_(plan.axis[2].pooled() * plan.tile + Buffer<T>::margin),
-        cache_(std::max<int64_t>(1, plan.longest[0] * plan.longest[1])), values_(cache_.slots() * row_elements_),
+      : plan_(plan),
+        arguments_(arguments),
+        max_(plan),
+        row_elements_(plan.axis[2].pooled() * plan.tile + Buffer<T>::margin),
+        cache_(std::max<int64_t>(1, plan.longest[0] * plan.longest[1])),
+        values_(cache_.slots() * row_elements_),
         codes_(plan.axis[2].pooled() * plan.tile),
         packed_rows_(new bool[arguments.codes ? plan.axis[0].pooled() * plan.axis[1].pooled() : 0]) {}
 
@@ -143,7 +151,8 @@ class PooledRows {
   }
   int64_t pixel() const { return tile_.count; }
   const T* row(int64_t d, int64_t h) {
-    const int64_t slot = cache_.find(number(d, h), [&](int64_t slot) { make(d, h, values_.get() + slot * row_elements_); });
+    const int64_t slot =
+        cache_.find(number(d, h), [&](int64_t slot) { make(d, h, values_.get() + slot * row_elements_); });
     return values_.get() + slot * row_elements_;
   }
   // Packs the codes of the owned rows that no output asked for.
@@ -192,12 +201,16 @@ class SelectingRows {
   using A = accumulator<T>;
 
   SelectingRows(const Plan& plan, const MaxBackwardArguments& arguments)
-      : plan_(plan), arguments_(arguments), max_(plan),
+      : plan_(plan),
+        arguments_(arguments),
+        max_(plan),
         // Codes that no maximum has surround a row, so that readers past its ends find nothing.
         halo_((plan.axis[2].window - 1) * plan.axis[2].window_dilation * plan.tile),
         row_elements_(plan.axis[2].pooled() * plan.tile + 2 * halo_ + Buffer<uint16_t>::margin),
-        cache_(plan.axis[0].window * plan.axis[1].window), grads_(cache_.slots() * row_elements_),
-        codes_(cache_.slots() * row_elements_), values_(arguments.codes ? 0 : plan.axis[2].pooled() * plan.tile),
+        cache_(plan.axis[0].window * plan.axis[1].window),
+        grads_(cache_.slots() * row_elements_),
+        codes_(cache_.slots() * row_elements_),
+        values_(arguments.codes ? 0 : plan.axis[2].pooled() * plan.tile),
         sum_(plan.axis[2].size * plan.tile),
         readers_(new Reader<A>[plan.axis[0].window * plan.axis[1].window * plan.axis[2].window]) {}
 
@@ -296,7 +309,9 @@ template <class T>
 class MaxPlane {
  public:
   explicit MaxPlane(const Plan& plan)
-      : window_(plan), positions_(plan.code_positions), candidates_(new const T*[window_.volume()]),
+      : window_(plan),
+        positions_(plan.code_positions),
+        candidates_(new const T*[window_.volume()]),
         codes_(new uint16_t[window_.volume()]) {
     for (int64_t e = 0; e < window_.volume(); ++e) codes_[e] = uint16_t(e);
   }
@@ -323,7 +338,10 @@ template <class T>
 class PooledPlane {
  public:
   PooledPlane(const Plan& plan, const BlurArguments& arguments)
-      : plan_(plan), arguments_(arguments), max_(plan), values_(plan.code_positions),
+      : plan_(plan),
+        arguments_(arguments),
+        max_(plan),
+        values_(plan.code_positions),
         codes_(arguments.codes ? plan.code_positions : 0) {
     rows_.base = values_.get();
     rows_.strides = grid_strides(plan);
@@ -357,9 +375,15 @@ class SelectingPlane {
   using A = accumulator<T>;
 
   SelectingPlane(const Plan& plan, const MaxBackwardArguments& arguments)
-      : plan_(plan), arguments_(arguments), max_(plan), window_(plan),
-        elements_(plan.axis[0].size * plan.axis[1].size * plan.axis[2].size), halo_(window_.last_offset()),
-        grads_(elements_ + halo_), codes_(elements_ + halo_ + lanes<A>), values_(arguments.codes ? 0 : plan.code_positions),
+      : plan_(plan),
+        arguments_(arguments),
+        max_(plan),
+        window_(plan),
+        elements_(plan.axis[0].size * plan.axis[1].size * plan.axis[2].size),
+        halo_(window_.last_offset()),
+        grads_(elements_ + halo_),
+        codes_(elements_ + halo_ + lanes<A>),
+        values_(arguments.codes ? 0 : plan.code_positions),
         readers_(new Reader<A>[window_.volume()]) {
     std::fill(codes_.get(), codes_.get() + elements_ + halo_ + lanes<A>, no_code);
     for (int64_t e = 0; e < window_.volume(); ++e)
@@ -374,7 +398,8 @@ class SelectingPlane {
     blur.rows(grad, unit.plane, Tile{0, 1}, all, grads, grid_strides(plan_));
     const int64_t n = plan_.code_positions;
     if (arguments_.codes) {
-      unpack_codes(arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes, 0, n, plan_.code_bits, codes);
+      unpack_codes(arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes, 0, n,
+                   plan_.code_bits, codes);
     } else {
       const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
       max_.template make<true>(x.base, values_.get(), codes);

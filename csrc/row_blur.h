@@ -19,9 +19,13 @@ class RowBlur {
   using A = accumulator<T>;
 
   explicit RowBlur(const Plan& plan)
-      : plan_(plan), terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
-        rows_(new const T*[terms_]), pixels_(new const A*[terms_]), pointers_(new const A*[terms_]),
-        weights_(terms_ * (plan.per_channel ? plan.tile : 1)), sum_((plan.source[2] + 1) * plan.tile),
+      : plan_(plan),
+        terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
+        rows_(new const T*[terms_]),
+        pixels_(new const A*[terms_]),
+        pointers_(new const A*[terms_]),
+        weights_(terms_ * (plan.per_channel ? plan.tile : 1)),
+        sum_((plan.source[2] + 1) * plan.tile),
         odd_(plan.lanes == 1 ? plan.source[2] : 0) {
     if constexpr (has_lookup<A>) {
       if (plan.lanes == 1 && !plan.per_channel && std::max(plan.source[2], plan.result[2]) <= longest_lookup<A>)
@@ -48,7 +52,8 @@ class RowBlur {
   void rows(const MemoryRows<T>& source, int64_t plane, Tile tile, RowRange range, O* out, const Strides& strides) {
     auto each = [&](auto&& f) {
       for (int64_t d = range.depth.begin; d < range.depth.end; ++d)
-        for (int64_t h = range.height.begin; h < range.height.end; ++h) f(d, h, out + d * strides.depth + h * strides.height);
+        for (int64_t h = range.height.begin; h < range.height.end; ++h)
+          f(d, h, out + d * strides.depth + h * strides.height);
     };
     if constexpr (has_lookup<A>) {
       if (by_lookup()) {
@@ -58,7 +63,9 @@ class RowBlur {
           each([&](int64_t d, int64_t h, O* row) {
             const int64_t index = d * terms.height + h;
             const Term* first = terms.list + terms.begin[index];
-            pass(terms.begin[index + 1] - terms.begin[index], [&](int64_t r) { return std::pair(base + first[r].offset, first[r].weight); }, row);
+            pass(
+                terms.begin[index + 1] - terms.begin[index],
+                [&](int64_t r) { return std::pair(base + first[r].offset, first[r].weight); }, row);
           });
         });
       }

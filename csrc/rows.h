@@ -99,7 +99,8 @@ inline void weighted_sum_split(const T* const* rows, const A* weights, int64_t c
 
 // out[o] = sum_t taps[t] * phase[t % Stride][o + t / Stride] for begin <= o < end.
 template <int Stride, class O, class A>
-inline void correlate(const A* const (&phase)[Stride], const A* taps, int64_t count, int64_t begin, int64_t end, O* out) {
+inline void correlate(const A* const (&phase)[Stride], const A* taps, int64_t count, int64_t begin, int64_t end,
+                      O* out) {
   with_count(count, [&](auto constant) {
     constexpr int fixed = decltype(constant)::value;
     const int64_t terms = fixed ? fixed : count;

@@ -78,9 +78,15 @@ inline V load_as(const T* p) {
 
 // ---- scalar conversions ------------------------------------------------------------------------
 
-inline float widen(float v) { return v; }
-inline double widen(double v) { return v; }
-inline float widen(bfloat16 v) { return bit_cast<float>(uint32_t(v.bits) << 16); }
+inline float widen(float v) {
+  return v;
+}
+inline double widen(double v) {
+  return v;
+}
+inline float widen(bfloat16 v) {
+  return bit_cast<float>(uint32_t(v.bits) << 16);
+}
 inline float widen(float16 v) {
 #if defined(__F16C__)
   return _cvtsh_ss(v.bits);
@@ -120,7 +126,9 @@ inline T narrow(accumulator<T> v) {
 
 // ---- vectors of lanes<A> elements ----------------------------------------------------------------
 
-inline Words widen_words(const void* p) { return __builtin_convertvector(load_as<Halves>(p), Words); }
+inline Words widen_words(const void* p) {
+  return __builtin_convertvector(load_as<Halves>(p), Words);
+}
 
 template <class T, class A = accumulator<T>>
 inline Vector<A> load(const T* p) {

@@ -1,0 +1,326 @@
+"""Promise: bad input is a TypeError or ValueError that names the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import aablur
+
+BLURS = [f"blur_pool{rank}d" for rank in (1, 2, 3)]
+MAXES = [f"max_blur_pool{rank}d" for rank in (1, 2, 3)]
+MODES = "zeros, reflect, replicate, circular"
+FLOATS = "float16, bfloat16, float32, float64"
+
+
+def rank_of(name: str) -> int:
+    return int(name[-2])
+
+
+def good(name: str) -> Tensor:
+    return torch.randn(2, 3, *(6, 7, 8)[: rank_of(name)])
+
+
+def module_of(name: str) -> Any:
+    stem = "MaxBlurPool" if name.startswith("max") else "BlurPool"
+    return getattr(aablur.nn, f"{stem}{rank_of(name)}d")
+
+
+def fails(error: type[Exception], fragments: tuple[str, ...], f: Any, *args: Any, **kwargs: Any) -> None:
+    with pytest.raises(error) as caught:
+        f(*args, **kwargs)
+    assert caught.type is error
+    for fragment in fragments:
+        assert fragment in str(caught.value), f"{fragment!r} not in {str(caught.value)!r}"
+
+
+MAPS = {  # what is given for x: what is raised, what the message says
+    "list": (lambda x: x.tolist(), TypeError, ("x must be a torch.Tensor", "got list")),
+    "none": (lambda x: None, TypeError, ("x must be a torch.Tensor", "got NoneType")),
+    "numpy": (lambda x: x.numpy(), TypeError, ("x must be a torch.Tensor", "got ndarray")),
+    "low": (lambda x: x[0, 0], ValueError, ("x must have {low} dimensions", "or {high}", "got shape")),
+    "high": (lambda x: x[None, None], ValueError, ("x must have {low} dimensions", "or {high}", "got shape")),
+    "int64": (lambda x: x.long(), TypeError, ("x must be one of", FLOATS, "got int64")),
+    "uint8": (lambda x: x.byte(), TypeError, ("x must be one of", FLOATS, "got uint8")),
+    "bool": (lambda x: x > 0, TypeError, ("x must be one of", FLOATS, "got bool")),
+    "complex": (lambda x: x.to(torch.complex64), TypeError, ("x must be one of", FLOATS, "got complex64")),
+    "float8": (lambda x: x.to(torch.float8_e4m3fn), TypeError, ("x must be one of", FLOATS, "got float8_e4m3fn")),
+    "sparse": (lambda x: x.to_sparse(), TypeError, ("x must be a dense tensor", "torch.sparse_coo")),
+    "nested": (lambda x: torch.nested.nested_tensor(list(x)), TypeError, ("x must be a dense tensor", "nested")),
+    "jagged": (
+        lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
+        TypeError,
+        ("x must be a dense tensor", "jagged"),
+    ),
+    "mkldnn": (lambda x: x.to_mkldnn(), TypeError, ("x must be a dense tensor", "mkldnn")),
+    "empty": (lambda x: x[..., :0], ValueError, ("x must not have an empty width", "spatial size")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("what", MAPS)
+@pytest.mark.parametrize("name", BLURS + MAXES)
+def test_maps(name: str, what: str) -> None:
+    make, error, fragments = MAPS[what]
+    rank = rank_of(name)
+    x = make(good(name))
+    expected = tuple(f.format(low=rank + 1, high=rank + 2) for f in fragments)
+    fails(error, (f"{name}: ", *expected), getattr(aablur, name), x)
+    fails(error, (module_of(name).__name__ + ": ", *expected), module_of(name)(), x)
+
+
+BIG = 2**31
+WHOLE = "must be from 1 to 2147483647"
+ARGUMENTS = [  # argument, value, what is raised, what the message says beside the argument's name
+    *[("stride", v, ValueError, (WHOLE, f"got {v}")) for v in (0, -1, BIG, 2**70)],
+    *[("stride", v, TypeError, ("must be an int", f"got {v!r}")) for v in (2.0, True, "2", None)],
+    ("stride", (1, 2, 3, 4), ValueError, ("must be an int or {rank} of them ({axes})", "got (1, 2, 3, 4)")),
+    ("stride", (), ValueError, ("must be an int or {rank} of them ({axes})", "got ()")),
+    ("padding", "valid", ValueError, ("must be 'same', ints or (before, after) pairs", "got 'valid'")),
+    *[("padding", v, TypeError, ("must be an int", f"got {v!r}")) for v in (1.0, True, None)],
+    *[("padding", v, ValueError, ("must be from -2147483647 to 2147483647", f"got {v}")) for v in (BIG, -BIG, 2**70)],
+    ("padding", (1, 2, 3, 4), ValueError, ("must be an int or {rank} of them ({axes})", "got (1, 2, 3, 4)")),
+    ("padding", ((1, 2),) * 4, ValueError, ("one (before, after) pair for each of {axes}", "got ((1, 2), (1, 2)")),
+    ("padding", ((1, 2, 3),), ValueError, ("one (before, after) pair for each of {axes}", "got ((1, 2, 3),)")),
+    *[("padding_mode", v, ValueError, (f"must be one of {MODES}", f"got {v!r}")) for v in ("constant", "Zeros", None, 1, ["zeros"])],
+    *[("taps", v, ValueError, ("must be from 1 to 1024", f"got {v}")) for v in (0, -3, 1025, 2**70)],
+    *[("taps", v, TypeError, ("must be an int or a tensor", f"got {v!r}")) for v in (3.0, True, "3", None)],
+    ("taps", (3, 3, 3, 3), ValueError, ("one entry for each of {rank} axes", "got 4")),
+    ("taps", torch.ones(3, dtype=torch.int64), TypeError, ("must be a floating tensor", "int64")),
+    ("taps", torch.ones(3, dtype=torch.complex64), TypeError, ("must be a floating tensor", "complex64")),
+    ("taps", torch.ones(()), ValueError, ("must have shape (k,) or (", "got ()")),
+    ("taps", torch.ones(0), ValueError, ("must have shape (k,) or (", "got (0,)")),
+    ("taps", torch.ones(3, 3, 3), ValueError, ("must have shape (k,) or (", "got (3, 3, 3)")),
+    ("taps", torch.ones(3).to_sparse(), TypeError, ("must be a dense tensor", "sparse")),
+]  # fmt: skip
+MAX_ARGUMENTS = [
+    *[("window", v, ValueError, (WHOLE, f"got {v}")) for v in (0, -1, BIG)],
+    *[("window", v, TypeError, ("must be an int", f"got {v!r}")) for v in (2.0, True, "2", None)],
+    ("window", (2, 2, 2, 2), ValueError, ("must be an int or {rank} of them ({axes})", "got (2, 2, 2, 2)")),
+    ("window", 65536, ValueError, ("must cover at most 65535 positions", "got (65536")),
+    *[("window_padding", v, ValueError, ("must be at most half of window (2)", "got 2")) for v in (2,)],
+    *[("window_padding", v, ValueError, ("must be from 0 to 2147483647", f"got {v}")) for v in (-1, BIG)],
+    *[("window_padding", v, TypeError, ("must be an int", f"got {v!r}")) for v in (0.0, False, None)],
+    *[("window_dilation", v, ValueError, (WHOLE, f"got {v}")) for v in (0, -1, BIG)],
+    *[("window_dilation", v, TypeError, ("must be an int", f"got {v!r}")) for v in (1.0, True, None)],
+    *[("recompute", v, TypeError, ("must be a bool", f"got {v!r}")) for v in (0, 1, None, "yes")],
+]
+CALLS = [(n, *row) for n in BLURS + MAXES for row in ARGUMENTS] + [(n, *row) for n in MAXES for row in MAX_ARGUMENTS]
+
+
+def _id(call: tuple[Any, ...]) -> str:
+    return re.sub(r"\s+", "", f"{call[0]}-{call[1]}-{call[2]!r}")
+
+
+@pytest.mark.parametrize("call", CALLS, ids=_id)
+def test_arguments(call: tuple[Any, ...]) -> None:
+    """The function when it is called, the module when it is made."""
+    name, argument, value, error, fragments = call
+    rank = rank_of(name)
+    axes = ", ".join(("depth", "height", "width")[3 - rank :])
+    expected = (argument, *[f.format(rank=rank, axes=axes) for f in fragments])
+    fails(error, (f"{name}: ", *expected), getattr(aablur, name), good(name), **{argument: value})
+    fails(error, (module_of(name).__name__ + ": ", *expected), module_of(name), **{argument: value})
+
+
+@pytest.mark.parametrize("name", BLURS + MAXES)
+def test_equal_numbers_of_other_types(name: str) -> None:
+    """1.0 == True == 1, also as keys of a cache that has seen the good call."""
+    f, x, one = getattr(aablur, name), good(name), (1,) * rank_of(name)
+    for argument in ("padding", "stride") + (("window", "window_padding", "window_dilation") if name in MAXES else ()):
+        for value in (1, one):
+            f(x, **{"window": 2, "padding": 1, argument: value} if name in MAXES else {argument: value})
+        for value in (1.0, True, tuple(map(float, one)), tuple(map(bool, one))):
+            good_ones = {"window": 2, "padding": 1} if name in MAXES else {}
+            fails(TypeError, (f"{name}: {argument}", "must be an int", "got "), f, x, **{**good_ones, argument: value})
+
+
+@pytest.mark.parametrize("name", BLURS + MAXES)
+class TestArgumentsAgainstTheMap:
+    def both(
+        self, name: str, error: type[Exception], fragments: tuple[str, ...], x: Tensor | None = None, **kwargs: Any
+    ) -> None:
+        x = good(name) if x is None else x
+        fails(error, (f"{name}: ", *fragments), getattr(aablur, name), x, **kwargs)
+        fails(error, (module_of(name).__name__ + ": ", *fragments), module_of(name)(**kwargs), x)
+
+    def test_taps_of_other_channels(self, name: str) -> None:
+        self.both(name, ValueError, ("taps", "must have shape (k,) or (3, k)", "got (4, 3)"), taps=torch.ones(4, 3))
+
+    def test_taps_elsewhere(self, name: str) -> None:
+        taps = torch.ones(3, device="meta")
+        self.both(name, ValueError, ("taps", "must be on the device of x, cpu", "got meta"), taps=taps)
+
+    def test_empty_output(self, name: str) -> None:
+        self.both(
+            name,
+            ValueError,
+            ("the output would be empty", "12 taps) // 2 + 1 = ", "allowed from 1 up"),
+            taps=12,
+            padding=0,
+        )
+        self.both(name, ValueError, ("the output would be empty", "-9"), padding=-9)
+
+    def test_output_too_large(self, name: str) -> None:
+        """An output of more than 2**63 bytes: the size that it would have had."""
+        x = good(name)[:1].expand(2**33, *good(name).shape[1:])
+        self.both(name, ValueError, ("padding", "output"), x=x, padding=2**31 - 1, stride=1)
+
+
+@pytest.mark.parametrize("name", MAXES)
+def test_windows_that_do_not_fit(name: str) -> None:
+    f, x = getattr(aablur, name), good(name)
+    fails(ValueError, (f"{name}: window must fit the map", "with window 9", "leaves -2"), f, x, 9)
+    fails(
+        ValueError, (f"{name}: window must fit the map", "window_dilation 7", "leaves -1"), f, x, 2, window_dilation=7
+    )
+    fails(
+        ValueError,
+        (f"{name}: window must meet the map", "dilated by 7", "padded by 1"),
+        f,
+        x,
+        window_dilation=7,
+        window_padding=1,
+    )
+
+
+def test_modules_only() -> None:
+    for name in BLURS + MAXES:
+        module = module_of(name)
+        fails(TypeError, (f"{module.__name__}: learnable must be a bool", "got 1"), module, learnable=1)
+        for channels in (0, -1, 2.0, True, "3"):
+            fails(
+                ValueError,
+                (f"{module.__name__}: channels must be a positive int", f"got {channels!r}"),
+                module,
+                channels=channels,
+            )
+        fails(
+            ValueError,
+            (f"{module.__name__}: taps", "(3, k)", "got (4, 3)"),
+            module(learnable=True, channels=4),
+            good(name),
+        )
+
+
+# ---- backends ----------------------------------------------------------------------------------------
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True)
+
+
+def test_backends() -> None:
+    for name in ("tpu", "CPU", "", None, 3):
+        fails(
+            ValueError,
+            ("backend must be one of cuda, triton, cpu, reference", f"got {name!r}"),
+            aablur.backend(name).__enter__,
+        )
+    if not torch.cuda.is_available():
+        for name in ("cuda", "triton"):
+            fails(ValueError, (f"backend '{name}' cannot serve: ",), aablur.backend(name).__enter__)
+    with aablur.backend("cpu"), pytest.raises(RuntimeError, match="backend 'cpu' is forced, and serves no such device"):
+        torch.ops.aablur.blur_pool.default.redispatch(
+            torch._C.DispatchKeySet(torch._C.DispatchKey.XPU), torch.randn(1, 1, 4), None, [3], [2], [1, 1], "zeros"
+        )
+
+
+def test_backends_from_the_environment() -> None:
+    unknown = python("import aablur", AABLUR_BACKEND="nonsense")
+    assert unknown.returncode != 0
+    assert "backend must be one of cuda, triton, cpu, reference, got 'nonsense'" in unknown.stderr
+    show = "import aablur, torch; print(aablur.info()); aablur.blur_pool1d(torch.randn(1, 1, 4))"
+    forced = python(show, AABLUR_BACKEND="reference")
+    assert forced.returncode == 0 and "AABLUR_BACKEND forces reference" in forced.stdout
+    assert python(show, AABLUR_BACKEND="").returncode == 0
+    unknown = python("import aablur", AABLUR_LIBRARY="/nonexistent", AABLUR_BACKEND="cpu")
+    assert unknown.returncode != 0 and "backend 'cpu' cannot serve: " in unknown.stderr
+
+
+# ---- the ops themselves ------------------------------------------------------------------------------
+
+OPS = torch.ops.aablur
+BLUR: dict[str, Any] = {"taps_size": [3, 3], "stride": [2, 2], "padding": [1, 1, 1, 1], "padding_mode": "zeros"}
+WINDOW: dict[str, Any] = {"window": [2, 2], "window_padding": [0, 0], "window_dilation": [1, 1]}
+WRONG = [
+    {"taps_size": [3]}, {"taps_size": [0, 3]}, {"taps_size": [-3, 3]}, {"taps_size": [3, 2**62]}, {"taps_size": []},
+    {"stride": [2]}, {"stride": [2, 2, 2]}, {"stride": [0, 2]}, {"stride": [2, -1]}, {"stride": [1, 1, 1, 1]},
+    {"padding": [1, 1, 1]}, {"padding": [1] * 6}, {"padding": [-9, 0, 0, 0]}, {"padding": [-(2**62), 0, 0, 0]},
+    {"padding_mode": "nonsense"}, {"padding_mode": ""}, {"taps": torch.ones(1, 5)}, {"taps": torch.ones(2, 6)},
+    {"taps": torch.ones(6)}, {"taps": torch.ones(1, 6, dtype=torch.float64)}, {"taps": torch.ones(1, 6, dtype=torch.int32)},
+    {"taps": torch.ones(6, 3).T}, {"x": torch.ones(2, 3, 6, 7, dtype=torch.int32)}, {"x": torch.ones(6, 7)},
+    {"x": torch.ones(1, 1, 1, 6, 7)}, {"x": torch.ones(2, 3, 0, 7)}, {"grad": torch.ones(2, 3, 4, 4)}, {"grad": torch.ones(2, 4)},
+    {"grad": torch.ones(1, 3, 3, 4)}, {"grad": torch.ones(2, 2, 3, 4)}, {"grad": torch.ones(2, 3, 3, 4, dtype=torch.float64)},
+    {"size": [6]}, {"size": [6, 9]}, {"size": [6, 7, 8]}, {"size": [-6, 7]}, {"size": []}, {"codes": torch.zeros(2, 3, 1, dtype=torch.uint8)},
+    {"codes": torch.zeros(2, 3, 11)}, {"codes": torch.zeros(66, dtype=torch.uint8)}, {"codes": None},
+    {"window": [2]}, {"window": [0, 2]}, {"window": [7, 2]}, {"window": [2**40, 2**40]}, {"window_padding": [2, 0]},
+    {"window_padding": [-1, 0]}, {"window_dilation": [0, 1]}, {"window_dilation": [6, 1]}, {"window_dilation": [2**62, 1]},
+]  # fmt: skip
+
+
+def ops_arguments(op: str) -> dict[str, Any]:
+    x, is_max = torch.randn(2, 3, 6, 7), op.startswith("max")
+    arguments = {
+        "x": x,
+        "taps": torch.rand(1, 6),
+        "size": [6, 7],
+        "channels_last": False,
+        **BLUR,
+        **(WINDOW if is_max else {}),
+    }
+    arguments["grad"] = torch.randn(2, 3, 3, 3) if is_max else torch.randn(2, 3, 3, 4)
+    arguments["codes"] = OPS.max_blur_pool_codes(x, None, **BLUR, **WINDOW)[1]
+    if op == "max_blur_pool_backward":
+        arguments["x"] = None
+    names = [a.name for a in getattr(OPS, op).default._schema.arguments]
+    return {name: arguments[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        "blur_pool",
+        "blur_pool_backward",
+        "blur_pool_backward_taps",
+        "max_blur_pool",
+        "max_blur_pool_codes",
+        "max_blur_pool_backward",
+    ],
+)
+def test_ops_refuse_what_does_not_fit(op: str) -> None:
+    right = ops_arguments(op)
+    getattr(OPS, op)(**right)
+    for wrong in WRONG:
+        if (
+            op == "blur_pool_backward"
+            and "grad" in wrong
+            and wrong["grad"].shape[2:] == (3, 4)
+            and wrong["grad"].dtype == torch.float32
+        ):
+            continue  # without x, any batch and channels will do
+        if wrong.keys() <= right.keys():
+            if op == "max_blur_pool_backward" and "x" in wrong:
+                wrong = {**wrong, "codes": None}
+            with pytest.raises((RuntimeError, ValueError)):
+                getattr(OPS, op)(**{**right, **wrong})
+                pytest.fail(f"{op} accepted {wrong}")
+    if op == "max_blur_pool_backward":
+        with pytest.raises(RuntimeError, match="either x or codes"):
+            OPS.max_blur_pool_backward(**{**right, "x": torch.randn(2, 3, 6, 7)})
+
+
+@pytest.mark.parametrize("window", [[2, 2], [3, 3], [3, 1], [5, 4]])
+def test_codes_that_no_forward_made(window: list[int]) -> None:
+    """Codes beyond the window, as memory damage would leave them: numbers of no meaning, but no crash."""
+    x, args = torch.randn(2, 3, 9, 17), (*BLUR.values(), window, [0, 0], [1, 1])
+    y, codes = OPS.max_blur_pool_codes(x, None, *args)
+    for byte in (0xFF, 0xAA):
+        OPS.max_blur_pool_backward(torch.ones_like(y), None, torch.full_like(codes, byte), None, [9, 17], *args, False)

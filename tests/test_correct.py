@@ -1,0 +1,151 @@
+"""Promise: every backend computes what the definition says, forward and both gradients, for every case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from unittest import mock
+
+import pytest
+import torch
+from cases import CASES, DTYPES, LAYOUTS, MODES, Case, call, judge, make_input, make_taps, verdict
+from tolerances import assert_close
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+import aablur
+from aablur import reference
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
+
+
+@pytest.fixture(params=["native", "reference"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "native":
+        assert aablur.info().serving["cpu"] == "cpu"
+        yield "native"
+    else:
+        torch.set_num_threads(1)  # torch's grouped convolutions wait for each other on small maps
+        with aablur.backend("reference"):
+            yield "reference"
+
+
+def _gradient_like(y: Tensor) -> Tensor:
+    return torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
+
+
+@cache
+def _expected(case: Case) -> list[tuple[Tensor, Tensor]]:
+    """The oracle's output, input gradient and taps gradients, with their magnitudes."""
+    x, (taps, _) = make_input(case), make_taps(case)
+    y = judge(case, x, taps)
+    return verdict(case, x, taps, _gradient_like(torch.empty(y.shape, dtype=x.dtype)))
+
+
+def _assert_layout(y: Tensor, x: Tensor, rank: int) -> None:
+    """channels_last in, channels_last out; everything else comes out contiguous."""
+    batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
+    out = y if y.ndim == rank + 2 else y.unsqueeze(0)
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(rank)
+    if last and not x.is_contiguous() and batched.is_contiguous(memory_format=last):
+        assert out.is_contiguous(memory_format=last), y.stride()
+    else:
+        assert y.is_contiguous(), y.stride()
+
+
+@each_case
+def test_forward(case: Case, backend: str) -> None:
+    x = make_input(case)
+    taps, _ = make_taps(case)
+    y = call(case, x, taps)
+    assert y.dtype == x.dtype
+    expected, magnitude = _expected(case)[0]
+    assert_close(y, expected, magnitude=magnitude)
+    _assert_layout(y, x, case.rank)
+
+
+@each_case
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+def test_gradients(case: Case, recompute: bool, backend: str) -> None:
+    if case.window is None and recompute:
+        x = make_input(case)  # without a max: the taps alone need a gradient
+    else:
+        x = make_input(case).requires_grad_()
+    taps, tensors = make_taps(case)
+    sources = [x] * x.requires_grad + [t.requires_grad_() for t in tensors]
+    if not sources:
+        return
+    y = call(case, x, taps, **({} if case.window is None else {"recompute": recompute}))
+    grads = list(torch.autograd.grad(y, sources, _gradient_like(y)))
+    (expected, magnitude), (expected_x, magnitude_x), *expected_taps = _expected(case)
+    assert_close(y.detach(), expected, magnitude=magnitude)
+    if x.requires_grad:
+        grad_x = grads.pop(0)
+        assert grad_x.dtype == x.dtype
+        assert_close(grad_x, expected_x, magnitude=magnitude_x)
+        _assert_layout(grad_x, x, case.rank)
+    for tap, grad, (wanted, magnitude) in zip(tensors, grads, expected_taps, strict=True):
+        assert (grad.dtype, grad.shape) == (tap.dtype, tap.shape)
+        sums = x.dtype if tap.dtype == torch.float64 else tap.dtype
+        assert_close(grad, wanted, sums, magnitude=magnitude, taps=True)
+
+
+def test_forcing_the_reference_switches_every_op_and_back() -> None:
+    """Counted in the reference's own functions: none of them runs unless it is forced."""
+    case = Case("switch", (1, 2, 6, 6), taps="s3", window=2)
+    x, (taps, _) = make_input(case).requires_grad_(), make_taps(case)
+    taps.requires_grad_()
+    names = ("blur_pool", "blur_pool_backward", "blur_pool_backward_taps", "max_pool_indices")
+
+    def ran() -> dict[str, bool]:
+        spies = {name: mock.patch.object(reference, name, wraps=getattr(reference, name)) for name in names}
+        spied = {name: spy.start() for name, spy in spies.items()}
+        try:
+            call(case, x, taps).sum().backward()
+            aablur.blur_pool2d(x, taps).sum().backward()
+        finally:
+            mock.patch.stopall()
+        return {name: spy.called for name, spy in spied.items()}
+
+    assert not any(ran().values())
+    with aablur.backend("reference"):
+        assert all(ran().values())
+        with aablur.backend("reference"):
+            assert all(ran().values())
+        assert all(ran().values())
+    assert not any(ran().values())
+    with aablur.backend("cpu"):
+        assert not any(ran().values())
+
+
+@pytest.mark.parametrize("device", ["cuda"])
+def test_other_devices(device: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    for case in CASES[::7]:
+        x, (taps, _) = make_input(case).to(device).requires_grad_(), make_taps(case)
+        y = call(case, x, tree_map_only(Tensor, lambda t: t.to(device), taps))
+        (grad,) = torch.autograd.grad(y, x, _gradient_like(y.cpu()).to(device))
+        assert_close(y.detach().cpu(), _expected(case)[0][0])
+        assert_close(grad.cpu(), _expected(case)[1][0])
+
+
+def test_more_than_2_31_elements() -> None:
+    """2**27 rows of 17, all of them the same 17 numbers: rows are read in place."""
+    row = torch.randn(17)
+    x = row.expand(1, 1, 2**27, 17)
+    y = aablur.blur_pool2d(x, stride=(2**20, 1))
+    assert y.shape == (1, 1, 128, 17)
+    assert_close(y, judge(Case("", (1, 1, 1, 17), stride=(1, 1)), row.reshape(1, 1, 1, 17), 3).expand_as(y))
+
+
+def test_the_cases_cover_what_they_should() -> None:
+    blurs = [c for c in CASES if c.window is None]
+    maxes = [c for c in CASES if c.window is not None]
+    for group in (blurs, maxes):
+        assert {(c.padding_mode, c.layout) for c in group if c.rank == 2} == {(m, n) for m in MODES for n in LAYOUTS}
+        assert {(c.dtype, c.layout) for c in group if c.rank == 2} == {(d, n) for d in DTYPES for n in LAYOUTS}
+        assert {(c.dtype, c.padding_mode) for c in group} == {(d, m) for d in DTYPES for m in MODES}
+        assert {(c.taps, c.stride) for c in group} >= {
+            (k, s) for k in (1, 2, 3, 4, 5, 6, 7, 9, 12) for s in (1, 2, 3, 4)
+        }

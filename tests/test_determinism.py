@@ -1,0 +1,97 @@
+"""Promise: the same bits every run, whatever the threads, and whatever lay in memory before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cases import CASES, Case, call, make_input, make_taps
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+OPS = torch.ops.aablur
+LARGE = [  # enough work, and few enough planes, that threads share a plane; more than one round of partial sums
+    Case("large", (2, 3, 190, 131), taps="s3"),
+    Case("large", (1, 1, 400, 301), taps="c4", padding_mode="circular", dtype="bf16"),
+    Case("large", (2, 70, 61, 57), taps="c3", layout="channels_last", padding_mode="zeros"),
+    Case("large", (1, 33, 150, 40), taps="s5", layout="channels_last", dtype="f16"),
+    Case("large", (4, 64, 31, 33), taps="c3", stride=1, padding_mode="replicate", dtype="f64"),
+    Case("large", (2, 3, 20, 40, 50), rank=3, taps="s3"),
+    Case("large", (8, 16, 3000), rank=1, taps="c3", dtype="bf16"),
+]
+LARGE += [
+    Case("large", c.shape, c.rank, c.taps, c.stride, c.padding, c.padding_mode, 2, dtype=c.dtype, layout=c.layout)
+    for c in LARGE
+]
+
+
+def results(case: Case, recompute: bool = False) -> list[Tensor]:
+    """Output, input gradient and taps gradients."""
+    x, (taps, tensors) = make_input(case).requires_grad_(), make_taps(case)
+    leaves = [x, *[t.requires_grad_() for t in tensors]]
+    y = call(case, x, taps, **({"recompute": recompute} if case.window is not None else {}))
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
+
+
+def same_bits(a: list[Tensor], b: list[Tensor]) -> bool:
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    pairs = zip(a, b, strict=True)
+    return all(torch.equal(m.view(integers[m.element_size()]), n.view(integers[n.element_size()])) for m, n in pairs)
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+@pytest.mark.parametrize("case", LARGE, ids=lambda c: c.id)
+def test_runs_and_threads(case: Case, recompute: bool) -> None:
+    first = results(case, recompute)
+    for threads in (1, 2, 3, 2, 1):
+        torch.set_num_threads(threads)
+        assert torch.get_num_threads() == threads
+        assert same_bits(results(case, recompute), first), threads
+
+
+def test_samples_of_a_batch_do_not_meet() -> None:
+    """The same bits alone as in a batch: neither the cut into bands nor the neighbours change a sum."""
+    for layout in ("contiguous", "channels_last"):
+        for window in (None, 2):
+            case = Case("batch", (5, 3, 33, 31), window=window, layout=layout)
+            x = make_input(case)
+            together = call(case, x, 3)
+            for i in range(5):
+                alone = call(case, x[i : i + 1], 3)
+                assert torch.equal(alone[0], together[i])
+
+
+def poisons(sizes: list[int]) -> Iterator[int]:
+    """Freed blocks of these sizes, full of NaN (0xff), of ones' bits (0x3f), of other codes (0xa5)."""
+    for byte in (0xFF, 0x3F, 0xA5):
+        blocks = [torch.full((size,), byte, dtype=torch.uint8) for size in sizes for _ in range(3)]
+        del blocks
+        yield byte
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+def test_nothing_comes_from_memory_as_it_was(recompute: bool) -> None:
+    """Outputs, gradients, codes and work space are allocated without being filled: all must be written."""
+    for case in [*CASES, *LARGE]:
+        if case.window is None and recompute:
+            continue
+        first = results(case, recompute)
+        sizes = sorted({max(1, t.numel() * t.element_size()) for t in [*first, make_input(case)]})
+        for byte in poisons(sizes):
+            assert same_bits(results(case, recompute), first), (case.id, hex(byte))
+
+
+def test_codes_are_written_whole() -> None:
+    """What lies between the rows of codes, and past the last, is the same every time."""
+    for case in CASES:
+        if case.window is None or not case.batched:
+            continue
+        x = make_input(case)
+        volume = ([3] * case.rank, [2] * case.rank, [1] * (2 * case.rank), case.padding_mode)
+        window = [list(case.per_axis(v)) for v in (case.window, case.window_padding, case.window_dilation)]
+        first = OPS.max_blur_pool_codes(x, None, *volume, *window)
+        for byte in poisons([max(1, t.numel() * t.element_size()) for t in tree_leaves(first)]):
+            again = OPS.max_blur_pool_codes(x, None, *volume, *window)
+            assert torch.equal(again[1], first[1]), (case.id, hex(byte))

@@ -1,0 +1,213 @@
+"""Promise: gradients of any order, through every layout, from next to nothing saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import LAYOUTS, MODES, NARROW_LAYOUTS, Case, arrange, call, judge
+from tolerances import assert_close
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+import aablur
+
+SIZES = {1: (9,), 2: (5, 6), 3: (3, 4, 5)}
+
+
+def distinct(*shape: int) -> Tensor:
+    """Values far enough apart that a finite difference changes no maximum."""
+    count = torch.Size(shape).numel()
+    return (torch.randperm(count).reshape(shape).double() / count).requires_grad_()
+
+
+def filters(*shape: int) -> Tensor:
+    return torch.rand(shape, dtype=torch.float64).add(0.25).requires_grad_()
+
+
+def check(function: Any, *inputs: Any) -> None:
+    assert gradcheck(function, inputs) and gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+class TestNumericalGradients:
+    def test_blur(self, rank: int, mode: str) -> None:
+        f = getattr(aablur, f"blur_pool{rank}d")
+        check(lambda x: f(x, 3, 2, "same", mode), distinct(2, 1, *SIZES[rank]))
+        check(lambda x: f(x, 4, 1, 5, mode), distinct(1, *SIZES[rank]))
+
+    @pytest.mark.parametrize("rows", [(), (2,)], ids=["shared", "channel"])
+    def test_blur_with_taps(self, rank: int, mode: str, rows: tuple[int, ...]) -> None:
+        f = getattr(aablur, f"blur_pool{rank}d")
+        x = distinct(1, 2, *SIZES[rank])
+        check(lambda x, *taps: f(x, taps, 2, 2, mode), x, *[filters(*rows, 2 + i) for i in range(rank)])
+
+    @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+    def test_max_blur(self, rank: int, mode: str, recompute: bool) -> None:
+        f = getattr(aablur, f"max_blur_pool{rank}d")
+        options = {"window_padding": 1, "recompute": recompute}
+        check(lambda x: f(x, 2, 3, 2, "same", mode, **options), distinct(1, 2, *SIZES[rank]))
+
+    @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+    @pytest.mark.parametrize("rows", [(), (2,)], ids=["shared", "channel"])
+    def test_max_blur_with_taps(self, rank: int, mode: str, rows: tuple[int, ...], recompute: bool) -> None:
+        f = getattr(aablur, f"max_blur_pool{rank}d")
+        size = SIZES[rank] if rank < 3 else (2, 3, 3)
+        x = distinct(1, 2, *size)
+        check(lambda x, taps: f(x, 2, taps, 2, 1, mode, recompute=recompute), x, filters(*rows, 3))
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("batched", [True, False])
+def test_gradients_of_any_layout(rank: int, batched: bool, window: int | None, recompute: bool) -> None:
+    """The gradient that arrives may be expanded, sliced, transposed or channels_last, whatever x was."""
+    if window is None and recompute:
+        window = 3
+    layouts = NARROW_LAYOUTS if rank == 1 else LAYOUTS
+    case = Case("", ((2, 5) if batched else (5,)) + (8, 7, 9)[:rank], rank=rank, window=window, padding_mode="circular")
+    taps = torch.randn(5, 3)
+    for x_layout in layouts:
+        for layout in layouts:
+            x = arrange(torch.randn(case.shape), x_layout, rank).requires_grad_()
+            leaf = taps.clone().requires_grad_()
+            y = call(case, x, leaf, **({"recompute": recompute} if window else {}))
+            grad = arrange(torch.randn(y.shape), layout, rank)
+            y.backward(grad)
+            wide, wide_taps = x.detach().double().requires_grad_(), taps.double().requires_grad_()
+            judge(case, wide, wide_taps).backward(grad.double())
+            assert_close(x.grad, wide.grad)
+            assert_close(leaf.grad, wide_taps.grad, taps=True)
+
+
+def test_expanded_gradients() -> None:
+    """sum() sends a gradient of stride 0."""
+    for window in (None, 2):
+        case = Case("", (2, 3, 7, 9), window=window)
+        x = torch.randn(case.shape).requires_grad_()
+        wide = x.detach().double().requires_grad_()
+        call(case, x, 3).sum().backward()
+        judge(case, wide, 3).sum().backward()
+        assert_close(x.grad, wide.grad)
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_gradient_penalty(window: int | None, recompute: bool, layout: str) -> None:
+    """Double backward with create_graph: d |dy/dx|**2 / d (taps, x, weights)."""
+    case = Case("", (2, 4, 7, 9), window=window, padding_mode="replicate")
+    options = {"recompute": recompute} if window else {}
+    taps = torch.rand(4, 3, dtype=torch.float64)
+    x = arrange(torch.randn(case.shape, dtype=torch.float64), layout, 2)
+
+    def penalty(function: Any) -> list[Tensor]:
+        leaf_x, leaf_taps = x.detach().clone().requires_grad_(), taps.clone().requires_grad_()
+        y = function(leaf_x, leaf_taps)
+        grad_x, grad_taps = torch.autograd.grad(y.square().sum(), [leaf_x, leaf_taps], create_graph=True)
+        loss = grad_x.square().sum() + (grad_taps * grad_taps).sum()
+        return [grad_x, grad_taps, *torch.autograd.grad(loss, [leaf_x, leaf_taps])]
+
+    ours = penalty(lambda x, t: call(case, x, t, **options))
+    theirs = penalty(lambda x, t: judge(case, x, t))
+    for actual, expected in zip(ours, theirs, strict=True):
+        assert_close(actual.detach(), expected.detach(), taps=True)
+
+
+def test_third_order() -> None:
+    """Every derivative of x**3 after a blur comes from the same few ops."""
+    x = torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    taps = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)
+    for leaf in (x, taps):
+        orders = []
+        for f in (lambda: aablur.blur_pool1d(x, taps), lambda: judge(Case("", (1, 2, 6), rank=1), x, taps)):
+            value = f().pow(3).sum()
+            for _ in range(3):
+                (grad,) = torch.autograd.grad(value, leaf, create_graph=True)
+                value = grad.pow(2).sum()
+            orders.append(value.detach())
+        torch.testing.assert_close(*orders, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_only_what_is_wanted(window: int | None) -> None:
+    case = Case("", (2, 3, 7, 9), window=window)
+    x, taps = torch.randn(case.shape), torch.rand(3)
+    assert not call(case, x, taps).requires_grad
+    wanted = taps.clone().requires_grad_()
+    y = call(case, x, wanted)
+    y.square().sum().backward(retain_graph=True)
+    once, wide = wanted.grad.clone(), taps.double().requires_grad_()
+    judge(case, x, wide).square().sum().backward()
+    assert_close(once, wide.grad, taps=True)
+    y.square().sum().backward()
+    assert_close(wanted.grad, 2 * wide.grad, taps=True)
+    with pytest.raises(RuntimeError, match="second time"):
+        y.square().sum().backward()
+    with torch.no_grad():
+        assert not call(case, x.clone().requires_grad_(), wanted).requires_grad
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_results_may_be_changed_in_place(window: int | None) -> None:
+    """Nothing of the output is saved; a changed input that was saved is noticed."""
+    case = Case("", (2, 3, 8, 8), window=window)
+    x = torch.randn(case.shape, requires_grad=True)
+    kept = torch.autograd.grad(call(case, x, 3).mul(2).sum(), x)
+    assert torch.equal(torch.autograd.grad(call(case, x, 3).mul_(2).sum(), x)[0], kept[0])
+    taps, moved = torch.rand(3, requires_grad=True), x * 1
+    y = call(case, moved, taps)
+    moved.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+# ---- what is saved -----------------------------------------------------------------------------------
+
+
+def saved_by(f: Any) -> list[Tensor]:
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        f()
+    return saved
+
+
+def storage_bytes(tensors: list[Tensor]) -> int:
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_blur_saves_shapes_alone(layout: str) -> None:
+    x = arrange(torch.randn(2, 8, 28, 28), layout, 2).requires_grad_()
+    assert saved_by(lambda: aablur.blur_pool2d(x)) == []
+    taps = torch.rand(8, 3)
+    assert storage_bytes(saved_by(lambda: aablur.blur_pool2d(x, taps))) <= 8 * 6 * 4
+    kept = saved_by(lambda: aablur.blur_pool2d(x, taps.requires_grad_()))
+    assert any(t.data_ptr() == x.data_ptr() for t in kept)
+    assert storage_bytes(kept) <= x.nbytes + 8 * 6 * 4
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [112, 56, 28, 14, 7, 57])
+def test_max_blur_saves_two_bits(size: int, layout: str) -> None:
+    """A 2x2 window's codes: at most a sixteenth of float32's bytes; 3x3: an eighth."""
+    x = arrange(torch.randn(2, 8, size, size), layout, 2).requires_grad_()
+    saved = saved_by(lambda: aablur.max_blur_pool2d(x))
+    assert {t.dtype for t in saved} == {torch.uint8}
+    assert storage_bytes(saved) * 16 <= x.nbytes
+    saved = saved_by(lambda: aablur.max_blur_pool2d(x, 3))
+    assert storage_bytes(saved) * 8 <= x.nbytes
+
+
+def test_recompute_saves_x_alone() -> None:
+    x = torch.randn(2, 8, 28, 28, requires_grad=True)
+    (saved,) = saved_by(lambda: aablur.max_blur_pool2d(x, recompute=True))
+    assert saved.data_ptr() == x.data_ptr() and saved.shape == x.shape
+
+
+def test_nothing_is_saved_without_a_gradient() -> None:
+    x = torch.randn(2, 8, 28, 28)
+    assert saved_by(lambda: aablur.max_blur_pool2d(x)) == saved_by(lambda: aablur.blur_pool2d(x)) == []

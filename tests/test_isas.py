@@ -1,0 +1,48 @@
+"""Promise: every instruction set of this processor passes the same cases (test_correct.py, in a process of its own)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+NEEDS = {
+    "portable": set(),
+    "avx2": {"avx2", "fma", "bmi2", "f16c"},
+    "avx512": {"avx2", "fma", "bmi2", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
+}
+
+
+def available() -> list[str]:
+    """From the kernel's own list, not the library's."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ["portable"]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = set(next(line for line in lines if line.startswith("flags")).split())
+    return [isa for isa, needs in NEEDS.items() if needs <= flags]
+
+
+def run(isa: str, *command: str) -> str:
+    env = os.environ | {"AABLUR_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, *command], env=env, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_the_best_is_chosen() -> None:
+    assert os.environ.get("AABLUR_CPU_ISA") or torch.ops.aablur.cpu_isa() == available()[-1]
+
+
+@pytest.mark.parametrize("isa", available())
+def test_isa(isa: str) -> None:
+    """The one that this process has is judged by test_correct.py itself."""
+    assert run(isa, "-c", "import aablur; print(aablur.info().cpu_isa)").strip() == isa
+    if isa != torch.ops.aablur.cpu_isa():
+        cases = ["-m", "pytest", str(TESTS / "test_correct.py"), "-q", "-x", "-k", "native", "-p", "no:cacheprovider"]
+        assert " passed" in run(isa, *cases)
