@@ -96,24 +96,26 @@ class Lookup {
     template <class Row, class O>
     __attribute__((always_inline)) void operator()(int64_t count, Row&& row, O* out) const {
       Vector<A> v[Vectors] = {};
+      const int64_t sources = sources_;
       for (int64_t r = 0; r < count; ++r) {
         const auto [source, weight] = row(r);
         const Vector<A> w = Vector<A>{} + weight;
         if constexpr (Vectors == 1) {
-          v[0] += w * load_upto(source, sources_);
+          v[0] += w * load_upto(source, sources);
         } else {
           for (int p = 0; p < Vectors; p += 2) {
-            const Pair<A> pair = load_pair_upto(source + p * lanes<A>, sources_ - p * lanes<A>);
+            const Pair<A> pair = load_pair_upto(source + p * lanes<A>, sources - p * lanes<A>);
             v[p] += w * pair.first;
             v[p + 1] += w * pair.second;
           }
         }
       }
       const Slot* slot = slots_;
+      const Slot* const slots = slots_;
       int64_t left = results_;
       for (const int64_t* end = begin_ + 1; left > 0; ++end, left -= lanes<A>, out += lanes<A>) {
         Vector<A> even{}, odd{};  // two sums, to halve the chain of additions
-        const Slot* last = slots_ + *end;
+        const Slot* last = slots + *end;
         for (; slot + 1 < last; slot += 2) {
           even += slot[0].weight * picked(v, slot[0].index);
           odd += slot[1].weight * picked(v, slot[1].index);

@@ -57,16 +57,22 @@ class RowBlur {
     };
     if constexpr (has_lookup<A>) {
       if (by_lookup()) {
-        return lookup_->with_pass([&](const auto& pass) {
-          const Terms terms = terms_of(source.strides);
-          const T* base = source.base;
-          each([&](int64_t d, int64_t h, O* row) {
-            const int64_t index = d * terms.height + h;
-            const Term* first = terms.list + terms.begin[index];
-            pass(
-                terms.begin[index + 1] - terms.begin[index],
-                [&](int64_t r) { return std::pair(base + first[r].offset, first[r].weight); }, row);
-          });
+        const Terms terms = terms_of(source.strides);
+        return lookup_->with_pass([&](auto pass) {
+          // Locals by value: what a lambda holds by reference would be read again after every store.
+          const auto [begin, list, height] = terms;
+          const T* const base = source.base;
+          const auto [depths, heights] = range;
+          const int64_t depth_stride = strides.depth, height_stride = strides.height;
+          O* const plane_out = out;
+          for (int64_t d = depths.begin; d < depths.end; ++d)
+            for (int64_t h = heights.begin; h < heights.end; ++h) {
+              const int64_t first = begin[d * height + h], last = begin[d * height + h + 1];
+              const Term* const term = list + first;
+              pass(
+                  last - first, [base, term](int64_t r) { return std::pair(base + term[r].offset, term[r].weight); },
+                  plane_out + d * depth_stride + h * height_stride);
+            }
         });
       }
     }

@@ -8,7 +8,8 @@ from unittest import mock
 
 import pytest
 import torch
-from cases import CASES, DTYPES, LAYOUTS, MODES, Case, call, judge, make_input, make_taps, verdict
+from case import DTYPES, LAYOUTS, MODES, Case, call, judge, make_input, make_taps, verdict
+from cases import CASES
 from tolerances import assert_close
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -67,10 +68,8 @@ def test_forward(case: Case, backend: str) -> None:
 @each_case
 @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
 def test_gradients(case: Case, recompute: bool, backend: str) -> None:
-    if case.window is None and recompute:
-        x = make_input(case)  # without a max: the taps alone need a gradient
-    else:
-        x = make_input(case).requires_grad_()
+    """A blur has nothing to recompute: its second run asks for the gradient of the taps alone."""
+    x = make_input(case).requires_grad_(case.window is not None or not recompute)
     taps, tensors = make_taps(case)
     sources = [x] * x.requires_grad + [t.requires_grad_() for t in tensors]
     if not sources:
@@ -136,7 +135,10 @@ def test_more_than_2_31_elements() -> None:
     x = row.expand(1, 1, 2**27, 17)
     y = aablur.blur_pool2d(x, stride=(2**20, 1))
     assert y.shape == (1, 1, 128, 17)
-    assert_close(y, judge(Case("", (1, 1, 1, 17), stride=(1, 1)), row.reshape(1, 1, 1, 17), 3).expand_as(y))
+    alone = Case("", (1, 1, 1, 17), stride=1)
+    assert_close(y, judge(alone, row.reshape(1, 1, 1, 17), 3).expand_as(y))
+    y = aablur.max_blur_pool2d(x, stride=(2**20, 1))
+    assert_close(y, judge(replace(alone, window=(1, 2)), row.reshape(1, 1, 1, 17), 3).expand_as(y))
 
 
 def test_the_cases_cover_what_they_should() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cases import CASES, Case, call, make_input, make_taps
+from case import Case, call, make_input, make_taps
+from cases import CASES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 

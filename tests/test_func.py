@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import arrange
+from case import arrange
 from tolerances import assert_close
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck

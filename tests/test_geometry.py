@@ -49,7 +49,10 @@ void unfold(const int64_t* a, int64_t* hits) {
   const Axis axis = axis_of(a);
   const int64_t low = -axis.before, span = axis.pooled() + axis.after - low;
   for (int64_t i = 0; i < axis.pooled(); ++i)
-    axis.unfold(i, [&](int64_t p) { hits[i * span + (p < low || p >= low + span ? 0 : p - low)] += p < low || p >= low + span ? 1000 : 1; });
+    axis.unfold(i, [&](int64_t p) {
+      const bool inside = p >= low && p < low + span;
+      hits[i * span + (inside ? p - low : 0)] += inside ? 1 : 1000;
+    });
 }
 void readers(const int64_t* a, const double* weights, double* out) {
   const Axis axis = axis_of(a);
@@ -64,7 +67,9 @@ void backward(const int64_t* a, const double* weights, double* out, int64_t* int
 }
 void binomials(int64_t k, double* out) { const auto taps = binomial(k); std::copy(taps.begin(), taps.end(), out); }
 int64_t bits(int64_t volume) { return code_bits(volume); }
-void divisions(int64_t a, int64_t b, int64_t* out) { out[0] = floor_div(a, b), out[1] = ceil_div(a, b), out[2] = modulo(a, b); }
+void divisions(int64_t a, int64_t b, int64_t* out) {
+  out[0] = floor_div(a, b), out[1] = ceil_div(a, b), out[2] = modulo(a, b);
+}
 }
 """
 

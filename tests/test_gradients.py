@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import LAYOUTS, MODES, NARROW_LAYOUTS, Case, arrange, call, judge
+from case import LAYOUTS, MODES, NARROW_LAYOUTS, Case, arrange, call, judge
 from tolerances import assert_close
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from cases import DTYPES, LAYOUTS, MODES, NARROW_LAYOUTS, Case, call, make_input, make_taps, verdict
+from case import DTYPES, LAYOUTS, MODES, NARROW_LAYOUTS, Case, call, make_input, make_taps, verdict
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from tolerances import assert_close
@@ -32,8 +32,9 @@ def cases(draw: Any) -> Case:
     pad = st.integers(-4, 4) | st.integers(-10, 40)
     padding = draw(st.just("same") | pad | st.tuples(*[pad] * rank) | st.tuples(*[st.tuples(pad, pad)] * rank))
     case = Case(
-        "random", (*batch, channels, *size), rank, an_axis(tap), an_axis(st.integers(1, 5)), padding, draw(st.sampled_from(MODES)),
-        dtype=draw(st.sampled_from(list(DTYPES))), layout=draw(st.sampled_from(NARROW_LAYOUTS if rank == 1 else LAYOUTS)),
+        "random", (*batch, channels, *size), rank, an_axis(tap), an_axis(st.integers(1, 5)), padding,
+        draw(st.sampled_from(MODES)), dtype=draw(st.sampled_from(list(DTYPES))),
+        layout=draw(st.sampled_from(NARROW_LAYOUTS if rank == 1 else LAYOUTS)),
         values=draw(st.sampled_from(["random", "ties"])),
     )  # fmt: skip
     if draw(st.booleans()):

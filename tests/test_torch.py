@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, Case, arrange, call, make_input, make_taps
+from case import Case, arrange, call, make_input, make_taps
+from cases import CASES
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -142,7 +143,7 @@ def test_no_recompilation_over_batches_and_sizes() -> None:
 def modules() -> list[nn.Module]:
     return [
         aablur.nn.BlurPool2d(), aablur.nn.BlurPool2d(5, padding_mode="zeros"), aablur.nn.BlurPool2d(3, learnable=True),
-        aablur.nn.BlurPool2d((3, 4), learnable=True, channels=4), aablur.nn.BlurPool2d(torch.tensor([1.0, 2.0, 1.0]) / 4),
+        aablur.nn.BlurPool2d((3, 4), learnable=True, channels=4), aablur.nn.BlurPool2d(torch.tensor([0.25, 0.5, 0.25])),
         aablur.nn.MaxBlurPool2d(), aablur.nn.MaxBlurPool2d(3, window_padding=1, recompute=True),
         aablur.nn.MaxBlurPool2d(2, 4, learnable=True, channels=4),
     ]  # fmt: skip
