@@ -236,7 +236,7 @@ class Planned {
       plan.result[a] = transposed ? axis.pooled() : axis.out();
       set_matrix(a, transposed ? transposed_matrix(axis) : blur_matrix(axis));
     }
-    // The rows of a tile should stay in the first-level cache.
+    // The row sum of a tile should stay in the second-level cache; narrower tiles read memory in pieces too short.
     const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
     plan.tile =
         std::clamp<int64_t>(tile_bytes / (element * width) / 32 * 32, std::min<int64_t>(32, plan.lanes), plan.lanes);
@@ -304,7 +304,7 @@ class Planned {
   }
 
  private:
-  static constexpr int64_t tile_bytes = 16384, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
+  static constexpr int64_t tile_bytes = 131072, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
 
   static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
 
