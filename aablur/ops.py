@@ -47,7 +47,7 @@ def _blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
 def _blur_pool_backward(grad: Tensor, taps: Tensor | None, size: list[int], *args: Any) -> Tensor:
     *blur, channels_last = args
     out = reference.blur_pool_backward(grad, taps, size, _geometry("blur_pool_backward", *blur))
-    return _in_layout(out, len(size), channels_last)
+    return reference.in_layout(out, len(size), channels_last)
 
 
 def _blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, *args: Any) -> Tensor:
@@ -66,7 +66,7 @@ def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Te
     geometry = _geometry("max_blur_pool", *args)
     rank = len(geometry.axes)
     channels_last = reference.prefers_channels_last(x, rank)
-    _, indices = reference.max_pool_indices(_batched(x, rank).float() if x.numel() else _batched(x, rank), geometry)
+    _, indices = reference.max_pool_indices(_batched(x, rank).to(reference.accumulator_dtype(x.dtype)), geometry)
     codes = reference.indices_to_codes(indices, x.shape[-rank:], geometry, channels_last)
     return reference.blur_pool(x, taps, geometry), codes
 
@@ -80,7 +80,7 @@ def _max_blur_pool_backward(
     wide = grad.to(reference.accumulator_dtype(grad.dtype))
     pooled = [a.pooled_size(n) for a, n in zip(geometry.axes, size, strict=True)]
     out = reference.select_adjoint(reference.blur_pool_backward(wide, taps, pooled, geometry), indices, size)
-    return _in_layout(out.to(grad.dtype), len(size), channels_last)
+    return reference.in_layout(out.to(grad.dtype), len(size), channels_last)
 
 
 def _indices(
@@ -88,16 +88,11 @@ def _indices(
 ) -> Tensor:
     """Where each maximum lay, from x or from the codes: flat spatial indices (images, channels, pooled...)."""
     if x is not None:
-        return reference.max_pool_indices(_batched(x.detach(), len(size)), geometry)[1]
+        return reference.max_pool_indices(
+            _batched(x.detach(), len(size)).to(reference.accumulator_dtype(x.dtype)), geometry
+        )[1]
     assert codes is not None
     return reference.codes_to_indices(codes, [*grad.shape[: -len(size)], *size], geometry, channels_last)
-
-
-def _in_layout(x: Tensor, rank: int, channels_last: bool) -> Tensor:
-    if not channels_last or rank == 1:
-        return x.contiguous()
-    dense = _batched(x, rank).contiguous(memory_format=reference.channels_last_format(rank))
-    return dense if x.ndim == rank + 2 else dense.squeeze(0)
 
 
 _REFERENCE: dict[str, Callable[..., Any]] = {

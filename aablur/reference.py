@@ -74,13 +74,32 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
         batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
         channels_last = prefers_channels_last(x, rank)
         y = batched.to(accumulator_dtype(x.dtype))
+        if x.numel() == 0:  # torch's convolutions take no empty channels
+            return _empty_result(y, taps, geometry).to(x.dtype).reshape(*x.shape[:-rank], *_out_size(x, geometry))
         if geometry.window_volume > 1:
             y = max_pool(y, geometry)
         for i, (axis, axis_taps) in enumerate(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True)):
             y = _correlate(_pad(y, 2 + i, axis, geometry.padding_mode), axis_taps, 2 + i, axis.stride)
         y = y.to(x.dtype)
-        y = y.contiguous(memory_format=channels_last_format(rank)) if channels_last else y.contiguous()
-        return y if x.ndim == rank + 2 else y.squeeze(0)
+        return in_layout(y if x.ndim == rank + 2 else y.squeeze(0), rank, channels_last)
+
+
+def in_layout(x: Tensor, rank: int, channels_last: bool) -> Tensor:
+    """x dense in its layout, with the strides of a fresh tensor even along axes of size 1."""
+    if not channels_last or rank == 1:
+        return x.contiguous().view(-1).view(x.shape)
+    last = x.movedim(-rank - 1, -1)
+    return last.contiguous().view(-1).view(last.shape).movedim(-1, -rank - 1)
+
+
+def _out_size(x: Tensor, geometry: Geometry) -> list[int]:
+    return [a.out_size(n) for a, n in zip(geometry.axes, x.shape[-len(geometry.axes) :], strict=True)]
+
+
+def _empty_result(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
+    """The blur pool of an empty batch: no element, but a graph back to x and taps."""
+    nothing = x.sum() if taps is None else x.sum() + taps.sum()
+    return x.new_zeros(*x.shape[:2], *_out_size(x, geometry)) * nothing
 
 
 def _correlate(x: Tensor, taps: Tensor, dim: int, stride: int) -> Tensor:
@@ -131,6 +150,8 @@ def blur_pool_backward(grad: Tensor, taps: Tensor | None, size: Sequence[int], g
     """The adjoint of `blur_pool` without its max, applied to grad; `size` is that of the pooled map."""
     with torch.autocast(grad.device.type, enabled=False):
         rank = len(geometry.axes)
+        if grad.numel() == 0:
+            return grad.new_zeros(*grad.shape[:-rank], *size)
         g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(accumulator_dtype(grad.dtype))
         per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, g), size, strict=True))
         for i, (axis, axis_taps, n) in reversed(list(enumerate(per_axis))):
@@ -166,6 +187,8 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
     with torch.autocast(x.device.type, enabled=False):
         rank = len(geometry.axes)
         wide = accumulator_dtype(x.dtype)
+        if x.numel() == 0:
+            return torch.zeros_like(taps)
         y, g = ((t if t.ndim == rank + 2 else t.unsqueeze(0)).to(wide) for t in (x, grad))
         per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True))
         shares = []
@@ -214,6 +237,9 @@ def max_pool_indices(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     """The max of batched x over the window at stride 1, and where it lay: flat spatial indices of x."""
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(geometry.axes) - 1]
     axes = geometry.axes
+    if x.numel() == 0:
+        pooled = [a.pooled_size(n) for a, n in zip(axes, x.shape[2:], strict=True)]
+        return x.new_empty(*x.shape[:2], *pooled), x.new_empty(*x.shape[:2], *pooled, dtype=torch.int64)
     return pool(
         x, [a.window for a in axes], 1, [a.window_padding for a in axes], [a.window_dilation for a in axes],
         return_indices=True,

@@ -53,9 +53,8 @@ def table(rows: list[Row]) -> str:
         eager = [_over(_ms(row, "eager NCHW", "eager channels_last"), _ms(row, "aablur")) for row in group]
         compiled = [_over(_ms(row, "compile"), _ms(row, "aablur")) for row in group]
         saved = f"{_saved(group, 'aablur')} ({_saved(group, 'eager NCHW')})" if "backward" in direction else ""
-        lines.append(
-            f"| `{op}` {direction}, {layout}, {dtype} | {_mean(copies)} | {_mean(eager)} | {_mean(compiled)} | {saved} |\n"
-        )
+        name = f"`{op}` {direction}, {layout}, {dtype}"
+        lines.append(f"| {name} | {_mean(copies)} | {_mean(eager)} | {_mean(compiled)} | {saved} |\n")
     return HEAD + "".join(lines)
 
 

@@ -38,6 +38,18 @@ def _generate() -> Iterator[Case]:
                 yield from _both(
                     Case("plane", (2, 5, height, width), dtype=dtype, layout=layout, padding_mode=pick(modes))
                 )
+    for size in ((2, 8), (4, 8), (3, 5), (3, 11), (5, 13), (7, 9), (9, 7), (8, 4), (6, 6)):  # about 16, 32, 64 elements
+        for dtype in dtypes:
+            yield from _both(Case(
+                "plane", (2, 5, *size), taps=pick((1, 2, 3, 4, 5, (3, 5), "s3")), stride=pick((1, 2, 2, 3, (2, 1))),
+                dtype=dtype, padding_mode=pick(modes),
+            ), pick((2, (1, 2))))  # fmt: skip
+    for dtype in dtypes:  # more than the caches hold of a plane; rows cut into tiles of lanes
+        yield from _both(Case("large", (2, 4, 210, 170), dtype=dtype, padding_mode=pick(modes), taps=pick((3, "s2"))))
+        yield from _both(
+            Case("tiles", (1, 33, 2, 8200), taps=pick((3, "c3")), dtype=dtype, layout="channels_last"),
+            pick((2, (1, 3))),
+        )
     for channels in (1, 3, 4, 5, 64, 65, 100):
         for dtype in dtypes:
             yield from _both(Case(
@@ -113,6 +125,10 @@ def _generate() -> Iterator[Case]:
                         padding_mode=pick(modes),
                     )
             yield Case("values", (2, 5, 9, 35), dtype=dtype, layout=layout, values="special", padding_mode=pick(modes))
+        for size in ((5, 7), (8, 8), (3, 20), (2, 64), (1, 40)):
+            yield from _both(
+                Case("values", (2, 5, *size), dtype=dtype, values="special", padding_mode=pick(modes)), (1, 2)
+            )
     for layout in ("contiguous", "channels_last"):
         yield Case("values", (2, 3, 9, 11), window=2, dtype="f64", layout=layout, values="close")
 
