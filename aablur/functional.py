@@ -130,28 +130,21 @@ def blur_pool(
 ) -> Tensor:  # fmt: skip
     """What all of the above are: ``prologue`` is None, or (window, window_padding, window_dilation)."""
     check_map(op, rank, x)
-    if type(taps) is int and type(stride) is int and type(padding_mode) is str and not torch.compiler.is_compiling():
-        packed, geometry = None, _cached_geometry(op, rank, taps, stride, padding, padding_mode, prologue)
+    arguments = (stride, padding, padding_mode, *(prologue or ()))
+    if type(taps) is int and not torch.compiler.is_compiling() and all(type(a) in (int, str) for a in arguments):
+        packed, geometry = None, _cached_geometry(op, rank, taps, *arguments)
     else:
         packed, taps_size = pack_taps(op, rank, taps, x)
-        geometry = Geometry(op, taps_size, stride, padding, padding_mode, *(prologue or ()))
+        geometry = Geometry(op, taps_size, *arguments)
     if not isinstance(recompute, bool):
         raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
     return run(x, packed, geometry, prologue is not None, recompute)
 
 
-def _cached_geometry(op: str, rank: int, taps: int, *args: Any) -> Geometry:
-    try:
-        return _geometry_of(op, rank, taps, *args)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        return _geometry_of.__wrapped__(op, rank, taps, *args)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _geometry_of(op: str, rank: int, taps: int, stride: Any, padding: Any, mode: Any, prologue: Any) -> Geometry:
-    return Geometry(op, [check_taps_size(op, "taps", taps)] * rank, stride, padding, mode, *(prologue or ()))
+@lru_cache(maxsize=1024)
+def _cached_geometry(op: str, rank: int, taps: int, *arguments: int | str) -> Geometry:
+    """For ints and strings alone: a cache takes 1.0 and True for 1."""
+    return Geometry(op, [check_taps_size(op, "taps", taps)] * rank, *arguments)
 
 
 def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
@@ -161,6 +154,8 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
     rank = len(geometry.axes)
     size = x.shape[-rank:]
     geometry.check_sizes(size)
+    if not torch.compiler.is_compiling():
+        geometry.check_bytes(x.shape, x.element_size())
     if _needs_aten():
         return reference.blur_pool(x, taps, geometry)
     if not is_max:
@@ -189,13 +184,15 @@ def check_map(op: str, rank: int, x: Any) -> None:
     if x.dtype not in _FLOATS:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
         raise TypeError(f"{op}: x must be one of {allowed}, got {str(x.dtype).removeprefix('torch.')}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(
+            f"{op}: x must be a dense tensor, got layout {'nested' if x.layout == torch.strided else x.layout}"
+        )
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"{op}: x must have {rank + 1} dimensions (channels first) or {rank + 2} (a batch before them), "
             f"got shape {tuple(x.shape)}"
         )
-    if x.layout != torch.strided:
-        raise TypeError(f"{op}: x must be a dense tensor, got layout {x.layout}")
 
 
 def check_taps_size(op: str, name: str, taps: Any) -> int:
@@ -235,6 +232,8 @@ def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, 
 def _check_taps_tensor(op: str, name: str, taps: Tensor, x: Tensor, channels: int) -> None:
     if taps.dtype not in _FLOATS:
         raise TypeError(f"{op}: {name} must be a floating tensor, got {str(taps.dtype).removeprefix('torch.')}")
+    if taps.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {taps.layout}")
     if taps.ndim not in (1, 2) or taps.shape[-1] < 1 or (taps.ndim == 2 and taps.shape[0] != channels):
         raise ValueError(
             f"{op}: {name} must have shape (k,) or ({channels}, k), a row a channel of x, got {tuple(taps.shape)}"

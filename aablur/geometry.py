@@ -15,6 +15,7 @@ AXIS_NAMES = ("depth", "height", "width")
 LARGEST_BINOMIAL = 1024  # beyond it the outermost taps underflow float64
 LARGEST_WINDOW_VOLUME = 65535  # an argmax code has 16 bits at most, one of them taken for "none"
 LARGEST = 2**31 - 1
+IDENTITY: Any = object()  # the window of no max at all
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,14 @@ class Geometry:
         op: the name of the public function, for messages.
         taps_size: length of the filter along each axis.
         stride, padding, padding_mode, window, window_padding, window_dilation: as the public functions take
-            them; ``window`` None is the identity prologue.
+            them; ``window`` IDENTITY is the identity prologue.
     """
 
     __slots__ = ("axes", "op", "op_args", "padding_mode", "window_volume")
 
     def __init__(
         self, op: str, taps_size: Sequence[int], stride: Any, padding: Any, padding_mode: Any,
-        window: Any = None, window_padding: Any = 0, window_dilation: Any = 1,
+        window: Any = IDENTITY, window_padding: Any = 0, window_dilation: Any = 1,
     ) -> None:  # fmt: skip
         rank = len(taps_size)
         if not isinstance(padding_mode, str) or padding_mode not in PADDING_MODES:
@@ -131,7 +132,7 @@ class Geometry:
         windows = wpads = (1,) * rank
         dilations = (1,) * rank
         self.window_volume = 1
-        if window is None:
+        if window is IDENTITY:
             wpads = (0,) * rank
         else:
             windows = per_axis(op, "window", window, rank, 1)
@@ -154,6 +155,16 @@ class Geometry:
         for axis, size in zip(self.axes, sizes, strict=True):
             if size < 1 or axis.pooled_size(size) < 1 or axis.out_size(size) < 1 or axis.misses(size):
                 self._explain(sizes)
+
+    def check_bytes(self, x_shape: Sequence[int], item_bytes: int) -> None:
+        """Raises ValueError if the output would have more bytes than an int64 counts."""
+        rank = len(self.axes)
+        sizes = [a.out_size(n) for a, n in zip(self.axes, x_shape[-rank:], strict=True)]
+        if math.prod(x_shape[:-rank]) * math.prod(sizes) * item_bytes >= 2**63:
+            raise ValueError(
+                f"{self.op}: padding, stride and the map ask for an output of shape "
+                f"{(*x_shape[:-rank], *sizes)}, allowed are less than 2**63 bytes"
+            )
 
     def _explain(self, sizes: Sequence[int]) -> None:
         for name, axis, size in zip(axis_names(len(self.axes)), self.axes, sizes, strict=True):

@@ -74,6 +74,12 @@ PaddingMode padding_mode_of(const std::string& name) {
   return PaddingMode::zeros;
 }
 
+// Numbers of axes are bounded, so that no sum or product of them overflows.
+constexpr int64_t largest = (int64_t(1) << 31) - 1, largest_size = int64_t(1) << 48;
+bool within(int64_t low, int64_t value) {
+  return low <= value && value <= largest;
+}
+
 // The op's arguments about its axes.
 struct Geometry {
   int rank = 0;
@@ -90,7 +96,9 @@ struct Geometry {
       a.before = padding[2 * i];
       a.after = padding[2 * i + 1];
       a.padding_mode = padding_mode_of(padding_mode);
-      STD_TORCH_CHECK(a.taps >= 1 && a.stride >= 1, "aablur: taps_size and stride must be positive");
+      STD_TORCH_CHECK(
+          within(1, a.taps) && within(1, a.stride) && within(-largest, a.before) && within(-largest, a.after),
+          "aablur: taps_size and stride must be from 1, padding from -", largest, " to ", largest);
     }
   }
   Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode,
@@ -106,7 +114,7 @@ struct Geometry {
       a.window_padding = window_padding[i];
       a.window_dilation = window_dilation[i];
       STD_TORCH_CHECK(
-          a.window >= 1 && a.window_dilation >= 1 && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
+          a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
           "aablur: window and window_dilation must be positive, window_padding at most half the window");
       STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume,
                       " positions");
@@ -120,6 +128,7 @@ struct Geometry {
     for (int i = 0; i < rank; ++i) {
       Axis& a = axis[3 - rank + i];
       a.size = size[i];
+      STD_TORCH_CHECK(a.size >= 0 && a.size <= largest_size, "aablur: size must be from 0 to ", largest_size);
       STD_TORCH_CHECK(a.pooled() >= 1 && a.out() >= 1, "aablur: the output would be empty");
       STD_TORCH_CHECK(!a.misses(), "aablur: the dilated window steps over the map");
     }

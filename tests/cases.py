@@ -79,6 +79,12 @@ def _generate() -> Iterator[Case]:
                 "pads", (2, 2, 6, 5), taps=(2, 3), padding=padding, padding_mode=mode, dtype=pick(dtypes),
                 layout=pick(layouts), stride=pick((1, 2, 3)),
             ), (1, 2))  # fmt: skip
+        for padding in (((-1, 2), (-3, 1)), ((-2, -1), (-1, -4)), ((3, 0), (5, 98)), ((9, 13), (99, 190))):
+            for stride in (1, 2, 3):
+                yield from _both(Case(
+                    "pads", (1, 2, 9, pick((70, 83, 90))), taps=pick((2, 3, 4, 5)), padding=padding, padding_mode=mode,
+                    dtype=pick(dtypes), stride=stride, layout=pick(("contiguous", "contiguous", "channels_last")),
+                ))  # fmt: skip
         for layout in ("contiguous", "channels_last", "stepped"):  # few planes: cut into bands
             yield from _both(
                 Case(

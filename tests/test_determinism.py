@@ -19,6 +19,7 @@ LARGE = [  # enough work, and few enough planes, that threads share a plane; mor
     Case("large", (1, 33, 150, 40), taps="s5", layout="channels_last", dtype="f16"),
     Case("large", (4, 64, 31, 33), taps="c3", stride=1, padding_mode="replicate", dtype="f64"),
     Case("large", (2, 3, 20, 40, 50), rank=3, taps="s3"),
+    Case("large", (1, 2, 400, 60), taps="s3", dtype="f64"),
     Case("large", (8, 16, 3000), rank=1, taps="c3", dtype="bf16"),
 ]
 LARGE += [
