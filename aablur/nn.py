@@ -48,6 +48,8 @@ class _BlurPool(nn.Module):
             return functional.check_taps_size(op, f"taps[{i}]", part)
         if not part.is_floating_point():
             raise TypeError(f"{op}: taps[{i}] must be a floating tensor, got {part.dtype}")
+        if part.layout != torch.strided:
+            raise TypeError(f"{op}: taps[{i}] must be a dense tensor, got layout {part.layout}")
         if part.ndim not in (1, 2) or part.shape[-1] < 1:
             raise ValueError(f"{op}: taps[{i}] must have shape (k,) or (channels, k), got {tuple(part.shape)}")
         return part.shape[-1]
