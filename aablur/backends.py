@@ -31,6 +31,9 @@ def _load() -> str | None:
 
 _why_not_native = _load()
 
+# The backend that AABLUR_BACKEND, or a `with aablur.backend(...)`, forces.
+forced: str | None = os.environ.get("AABLUR_BACKEND") or None
+
 
 def why_not(backend: str) -> str | None:
     """The reason why a backend cannot serve here, or None if it can.
@@ -63,14 +66,14 @@ class Info:
     version: str
     torch: str
     cpu_isa: str | None  # the instruction set of the native CPU kernels
-    forced: str | None  # the backend that AABLUR_BACKEND forces
+    forced: str | None  # the backend that AABLUR_BACKEND or aablur.backend(...) forces
     serving: dict[str, str]  # device type -> backend
     why_not: dict[str, str]  # backend -> why it cannot serve
 
     def __str__(self) -> str:
         lines = [f"aablur {self.version}, torch {self.torch}"]
         if self.forced:
-            lines.append(f"AABLUR_BACKEND forces {self.forced}")
+            lines.append(f"  {self.forced} is forced")
         for device, backend in self.serving.items():
             detail = f" ({self.cpu_isa})" if backend == "cpu" else ""
             lines.append(f"  {device:<6} is served by {backend}{detail}")
@@ -86,12 +89,7 @@ def info() -> Info:
         version=__version__,
         torch=torch.__version__,
         cpu_isa=torch.ops.aablur.cpu_isa() if has_native() else None,
-        forced=forced(),
-        serving={device: forced() or serving(device) for device in devices},
+        forced=forced,
+        serving={device: forced or serving(device) for device in devices},
         why_not=reasons,
     )
-
-
-def forced() -> str | None:
-    """The backend that the environment forces, if any."""
-    return os.environ.get("AABLUR_BACKEND") or None

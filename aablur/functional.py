@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import ops, reference
+from . import backends, ops, reference
 from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOATS = frozenset(_DTYPES)
+_PLAIN = frozenset((int, str))  # a cache would take 1.0 and True for 1
 
 
 def blur_pool1d(
@@ -131,7 +132,7 @@ def blur_pool(
     """What all of the above are: ``prologue`` is None, or (window, window_padding, window_dilation)."""
     check_map(op, rank, x)
     arguments = (stride, padding, padding_mode, *(prologue or ()))
-    if type(taps) is int and not torch.compiler.is_compiling() and all(type(a) in (int, str) for a in arguments):
+    if type(taps) is int and not torch.compiler.is_compiling() and _PLAIN.issuperset(map(type, arguments)):
         packed, geometry = None, _cached_geometry(op, rank, taps, *arguments)
     else:
         packed, taps_size = pack_taps(op, rank, taps, x)
@@ -143,30 +144,41 @@ def blur_pool(
 
 @lru_cache(maxsize=1024)
 def _cached_geometry(op: str, rank: int, taps: int, *arguments: int | str) -> Geometry:
-    """For ints and strings alone: a cache takes 1.0 and True for 1."""
     return Geometry(op, [check_taps_size(op, "taps", taps)] * rank, *arguments)
 
 
+@lru_cache(maxsize=1024)
+def _check_once(geometry: Geometry, x_shape: torch.Size, item_bytes: int) -> None:
+    geometry.check(x_shape, item_bytes)
+
+
 def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
-    """Chooses the path for a checked map: the reference inside torch.func's gradients and forward mode, whose rules
-    the ops cannot carry, else the ops.
-    """
-    rank = len(geometry.axes)
-    size = x.shape[-rank:]
-    geometry.check_sizes(size)
-    if not torch.compiler.is_compiling():
-        geometry.check_bytes(x.shape, x.element_size())
+    """Chooses the path for a checked map: the reference where the ops' rules do not reach, else the ops."""
+    if torch.compiler.is_compiling():
+        geometry.check(x.shape, 0)
+    elif x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
+        geometry.check(x.shape, x.element_size())
+    else:
+        _check_once(geometry, x.shape, x.element_size())
     if _needs_aten():
+        if backends.forced not in (None, "reference"):
+            raise RuntimeError(
+                f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode, the gradients "
+                "of torch.func or ONNX export"
+            )
         return reference.blur_pool(x, taps, geometry)
     if not is_max:
-        return ops._call("blur_pool", x, taps, *geometry.op_args)
+        return ops.call("blur_pool", x, taps, *geometry.op_args)
     if x.requires_grad and torch.is_grad_enabled() and not recompute:
-        return ops._call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
-    return ops._call("max_blur_pool", x, taps, *geometry.op_args)
+        return ops.call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
+    return ops.call("max_blur_pool", x, taps, *geometry.op_args)
 
 
 def _needs_aten() -> bool:
-    if torch.onnx.is_in_onnx_export() or forward_ad._current_level >= 0:
+    """Whether this is an ONNX export, forward mode or a gradient of torch.func, whose rules the ops cannot carry."""
+    if (torch.compiler.is_compiling() or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export():
+        return True
+    if forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():
         return False

@@ -150,39 +150,41 @@ class Geometry:
             for k, s, (before, after), w, p, d in zip(taps_size, strides, pads, windows, wpads, dilations, strict=True)
         )
 
-    def check_sizes(self, sizes: Sequence[int]) -> None:
-        """Raises ValueError unless every axis has an output: sizes are those of x, in the order of the axes."""
-        for axis, size in zip(self.axes, sizes, strict=True):
-            if size < 1 or axis.pooled_size(size) < 1 or axis.out_size(size) < 1 or axis.misses(size):
-                self._explain(sizes)
+    def check(self, x_shape: Sequence[int], item_bytes: int) -> None:
+        """Raises ValueError unless every axis has an output, and the whole of it less bytes than an int64 counts.
 
-    def check_bytes(self, x_shape: Sequence[int], item_bytes: int) -> None:
-        """Raises ValueError if the output would have more bytes than an int64 counts."""
+        Args:
+            x_shape: of which the last sizes are those of the axes.
+            item_bytes: of one value; 0 leaves the whole unchecked.
+        """
         rank = len(self.axes)
-        sizes = [a.out_size(n) for a, n in zip(self.axes, x_shape[-rank:], strict=True)]
-        if math.prod(x_shape[:-rank]) * math.prod(sizes) * item_bytes >= 2**63:
+        sizes, outs = x_shape[-rank:], []
+        for name, axis, size in zip(axis_names(rank), self.axes, sizes, strict=True):
+            pooled, out = axis.pooled_size(size), axis.out_size(size)
+            if size < 1 or pooled < 1 or axis.misses(size) or out < 1:
+                raise ValueError(f"{self.op}: {self._why_empty(name, axis, size)}, got spatial size {tuple(sizes)}")
+            outs.append(out)
+        if item_bytes and math.prod(x_shape[:-rank]) * math.prod(outs) * item_bytes >= 2**63:
             raise ValueError(
-                f"{self.op}: padding, stride and the map ask for an output of shape "
-                f"{(*x_shape[:-rank], *sizes)}, allowed are less than 2**63 bytes"
+                f"{self.op}: padding, stride and the map ask for an output of shape {(*x_shape[:-rank], *outs)}, "
+                "allowed are less than 2**63 bytes"
             )
 
-    def _explain(self, sizes: Sequence[int]) -> None:
-        for name, axis, size in zip(axis_names(len(self.axes)), self.axes, sizes, strict=True):
-            if size < 1:
-                raise ValueError(f"{self.op}: x must not have an empty {name}, got spatial size {tuple(sizes)}")
-            pooled = axis.pooled_size(size)
-            if pooled < 1:
-                raise ValueError(
-                    f"{self.op}: window must fit the map: {name} {size} with window {axis.window}, window_padding "
-                    f"{axis.window_padding}, window_dilation {axis.window_dilation} leaves {pooled}"
-                )
-            if axis.misses(size):
-                raise ValueError(
-                    f"{self.op}: window must meet the map everywhere: one dilated by {axis.window_dilation} and padded "
-                    f"by {axis.window_padding} steps over {name} {size}"
-                )
-            if axis.out_size(size) < 1:
-                raise ValueError(
-                    f"{self.op}: the output would be empty: {name} ({pooled} + {axis.before} + {axis.after} - "
-                    f"{axis.taps} taps) // {axis.stride} + 1 = {axis.out_size(size)}, allowed from 1 up"
-                )
+    def _why_empty(self, name: str, axis: Axis, size: int) -> str:
+        if size < 1:
+            return f"x must not have an empty {name}"
+        pooled = axis.pooled_size(size)
+        if pooled < 1:
+            return (
+                f"window must fit the map: {name} {size} with window {axis.window}, window_padding "
+                f"{axis.window_padding}, window_dilation {axis.window_dilation} leaves {pooled}"
+            )
+        if axis.misses(size):
+            return (
+                f"window must meet the map everywhere: one dilated by {axis.window_dilation} and padded by "
+                f"{axis.window_padding} steps over {name} {size}"
+            )
+        return (
+            f"the output would be empty: {name} ({pooled} + {axis.before} + {axis.after} - {axis.taps} taps) // "
+            f"{axis.stride} + 1 = {axis.out_size(size)}, allowed from 1 up"
+        )

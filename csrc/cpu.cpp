@@ -2,6 +2,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <array>
 #include <cstdlib>
@@ -33,21 +36,23 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Ints = std::vector<int64_t>;
 
-// The best instruction set of this processor, or a lesser one that AABLUR_CPU_ISA names.
+// The best instruction set of this processor, or the one that AABLUR_CPU_ISA names.
 const CpuKernels& kernels() {
   static const CpuKernels& chosen = []() -> const CpuKernels& {
+    const char* variable = std::getenv("AABLUR_CPU_ISA");
+    const std::string asked = variable ? variable : "";
+    auto fits = [&](const CpuKernels& k) { return asked.empty() || asked == k.isa; };
 #if defined(AABLUR_X86)
-    const char* asked = std::getenv("AABLUR_CPU_ISA");
-    const std::string isa = asked ? asked : "";
-    const bool any = isa.empty();
     __builtin_cpu_init();
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (has_avx512 && (any || isa == "avx512")) return avx512::kernels;
-    if (has_avx2 && (any || isa == "avx2" || isa == "avx512")) return avx2::kernels;
+    if (has_avx512 && fits(avx512::kernels)) return avx512::kernels;
+    if (has_avx2 && fits(avx2::kernels)) return avx2::kernels;
 #endif
+    STD_TORCH_CHECK(fits(portable::kernels), "AABLUR_CPU_ISA must be avx512, avx2 or portable, and one that this ",
+                    "processor has, not ", asked);
     return portable::kernels;
   }();
   return chosen;
@@ -135,6 +140,19 @@ struct Geometry {
   }
 };
 
+// Asks for large pages under a large new tensor. The allocator returns such blocks to the system at once, so that every
+// page of the next one faults again: at 4 KiB a page that costs more than the kernels do.
+void prefer_huge_pages(const Tensor& out) {
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t large = size_t(8) << 20, page = 4096;
+  const size_t bytes = size_t(out.numel()) * out.element_size();
+  if (bytes < large) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.const_data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
+}
+
 // A batch of maps: (images, channels, spatial axes), or unbatched without the first.
 struct Map {
   int64_t images = 1, channels = 1, size[3] = {1, 1, 1};
@@ -176,7 +194,9 @@ struct Map {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     TORCH_ERROR_CODE_CHECK(
         aoti_torch_empty_strided(rank + 1 + batched, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
-    return Tensor(handle);
+    Tensor out(handle);
+    prefer_huge_pages(out);
+    return out;
   }
   Strides dense_strides() const {
     const int64_t pixel = channels_last ? channels : 1;

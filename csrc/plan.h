@@ -70,6 +70,8 @@ inline Matrix transposed_matrix(const Axis& axis) {
 inline Matrix kronecker(const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
                         const int64_t (&result_grid)[3], int64_t results) {
   Matrix m;
+  m.begin.reserve(results + 1);
+  m.entries.reserve(axes[0].entries.size() * axes[1].entries.size() * axes[2].entries.size());
   for (int64_t position = 0; position < results; ++position) {
     const int64_t row[3] = {position / result_grid[2] / result_grid[1], position / result_grid[2] % result_grid[1],
                             position % result_grid[2]};
@@ -127,6 +129,7 @@ struct Taps {
   // Replaces the width's taps by the products of all axes', depth first, for shared taps.
   void multiply() {
     std::vector<A> product;
+    product.reserve(values[0].size() * values[1].size() * values[2].size());
     for (A d : values[0])
       for (A h : values[1])
         for (A w : values[2]) product.push_back(d * h * w);

@@ -21,6 +21,7 @@ class RowBlur {
   explicit RowBlur(const Plan& plan)
       : plan_(plan),
         terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
+        direct_(!plan.per_channel && plan.longest[0] * plan.longest[1] * plan.longest[2] <= most_direct_terms),
         rows_(new const T*[terms_]),
         pixels_(new const A*[terms_]),
         pointers_(new const A*[terms_]),
@@ -181,6 +182,7 @@ class RowBlur {
   // Along the width where pixels have lanes: weighted sums again, of pixels.
   template <class O>
   void blend_pixels(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
+    if (direct_) return blend_at_once(source_pixel, tile, out, pixel);
     sum_rows(source_pixel, tile);
     const Table& table = plan_.table[2];
     const Axis& width = plan_.axis[2];
@@ -202,6 +204,25 @@ class RowBlur {
       }
       if (plan_.per_channel) weighted_sum(pixels_.get(), 0, pointers_.get(), count, tile.count, out + o * pixel);
       else weighted_sum(pixels_.get(), 0, weights_.get(), count, tile.count, out + o * pixel);
+    }
+  }
+
+  // The same with no row sum between, where a result has so few terms that both axes' fit one weighted sum.
+  template <class O>
+  void blend_at_once(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
+    const Table& table = plan_.table[2];
+    const T* pixels[most_direct_terms];
+    A weights[most_direct_terms];
+    for (int64_t o = 0; o < plan_.result[2]; ++o) {
+      int64_t count = 0;
+      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e) {
+        const A weight = *tap(2, table.entries[e].tap, 0, tile);
+        for (int64_t r = 0; r < count_; ++r) {
+          pixels[count] = rows_[r] + table.entries[e].source * source_pixel;
+          weights[count++] = weights_.get()[r] * weight;
+        }
+      }
+      weighted_sum(pixels, 0, weights, count, tile.count, out + o * pixel);
     }
   }
 
@@ -254,7 +275,9 @@ class RowBlur {
   }
 
   const Plan& plan_;
+  static constexpr int64_t most_direct_terms = 4;
   int64_t terms_, count_ = 0;
+  bool direct_;
   std::unique_ptr<const T*[]> rows_;
   std::unique_ptr<const A*[]> pixels_, pointers_;
   Buffer<A> weights_, sum_, odd_;

@@ -126,8 +126,22 @@ inline T narrow(accumulator<T> v) {
 
 // ---- vectors of lanes<A> elements ----------------------------------------------------------------
 
+// 16 bits <-> 32. GCC 12 makes several instructions of __builtin_convertvector where the ISA has one.
 inline Words widen_words(const void* p) {
+#if defined(__AVX512F__)
+  return bit_cast<Words>(_mm512_cvtepu16_epi32(load_as<__m256i>(p)));
+#elif defined(__AVX2__)
+  return bit_cast<Words>(_mm256_cvtepu16_epi32(load_as<__m128i>(p)));
+#else
   return __builtin_convertvector(load_as<Halves>(p), Words);
+#endif
+}
+inline Halves narrow_words(Words words) {
+#if defined(__AVX512F__)
+  return bit_cast<Halves>(_mm512_cvtepi32_epi16(bit_cast<__m512i>(words)));
+#else
+  return __builtin_convertvector(words, Halves);
+#endif
 }
 
 template <class T, class A = accumulator<T>>
@@ -156,7 +170,7 @@ inline void store(T* p, Vector<A> v) {
   } else if constexpr (std::is_same_v<T, bfloat16>) {
     const Words bits = bit_cast<Words>(v), rounded = bits + 0x7fff + (bits >> 16 & 1);
     const Words kept = v != v ? bits | 0x400000 : rounded;
-    const Halves halves = __builtin_convertvector(kept >> 16, Halves);
+    const Halves halves = narrow_words(kept >> 16);
     std::memcpy(p, &halves, sizeof halves);
   } else {
 #if defined(__AVX512F__)
@@ -203,6 +217,25 @@ inline void store(T* p, Vector<A> v, int64_t n) {
   store(padded, v);
   for (int64_t i = 0; i < n; ++i) p[i] = padded[i];
 #endif
+}
+
+// ---- argmax codes, a lane each -------------------------------------------------------------------
+
+template <class A>
+inline Index<A> load_codes(const uint16_t* p) {
+  if constexpr (sizeof(A) == 4) return bit_cast<Index<A>>(widen_words(p));
+  else return __builtin_convertvector(load_as<Codes<A>>(p), Index<A>);
+}
+
+template <class A>
+inline void store_codes(uint16_t* p, Index<A> codes) {
+  if constexpr (sizeof(A) == 4) {
+    const Halves narrow = narrow_words(bit_cast<Words>(codes));
+    std::memcpy(p, &narrow, sizeof narrow);
+  } else {
+    const Codes<A> narrow = __builtin_convertvector(codes, Codes<A>);
+    std::memcpy(p, &narrow, sizeof narrow);
+  }
 }
 
 // ---- pairs of vectors ----------------------------------------------------------------------------

@@ -231,6 +231,16 @@ def test_backends() -> None:
         torch.ops.aablur.blur_pool.default.redispatch(
             torch._C.DispatchKeySet(torch._C.DispatchKey.XPU), torch.randn(1, 1, 4), None, [3], [2], [1, 1], "zeros"
         )
+    x = torch.randn(1, 1, 4)
+    with aablur.backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced, and does not serve forward mode"):
+        torch.func.grad(lambda x: aablur.blur_pool1d(x).sum())(x)
+
+
+def test_info_names_the_forced_backend() -> None:
+    with aablur.backend("reference"):
+        info = aablur.info()
+        assert info.forced == "reference" and set(info.serving.values()) == {"reference"}
+    assert aablur.info().forced == os.environ.get("AABLUR_BACKEND", None)
 
 
 def test_backends_from_the_environment() -> None:
@@ -239,7 +249,10 @@ def test_backends_from_the_environment() -> None:
     assert "backend must be one of cuda, triton, cpu, reference, got 'nonsense'" in unknown.stderr
     show = "import aablur, torch; print(aablur.info()); aablur.blur_pool1d(torch.randn(1, 1, 4))"
     forced = python(show, AABLUR_BACKEND="reference")
-    assert forced.returncode == 0 and "AABLUR_BACKEND forces reference" in forced.stdout
+    assert forced.returncode == 0 and "reference is forced" in forced.stdout
     assert python(show, AABLUR_BACKEND="").returncode == 0
     unknown = python("import aablur", AABLUR_LIBRARY="/nonexistent", AABLUR_BACKEND="cpu")
     assert unknown.returncode != 0 and "backend 'cpu' cannot serve: " in unknown.stderr
+    unknown = python(show, AABLUR_CPU_ISA="sse9")
+    assert unknown.returncode != 0
+    assert "AABLUR_CPU_ISA must be avx512, avx2 or portable" in unknown.stderr and "not sse9" in unknown.stderr

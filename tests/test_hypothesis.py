@@ -50,7 +50,7 @@ def serves(case: Case) -> bool:
     sizes = [t if isinstance(t, int) else int(t[1:]) for t in case.taps_per_axis]
     window = () if case.window is None else (case.window, case.window_padding, case.window_dilation)
     try:
-        Geometry("", sizes, case.stride, case.padding, case.padding_mode, *window).check_sizes(case.shape[-case.rank :])
+        Geometry("", sizes, case.stride, case.padding, case.padding_mode, *window).check(case.shape, 0)
     except ValueError:
         return False
     return True
