@@ -1,19 +1,14 @@
 // The ops on the CPU: arguments to plans, plans to kernels, kernels to torch's threads.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <string>
 #include <tuple>
-#include <vector>
 
+#include "arguments.h"
 #include "plan.h"
 
 namespace aablur {
@@ -31,10 +26,6 @@ extern const CpuKernels kernels;
 #endif
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Ints = std::vector<int64_t>;
 
 // The best instruction set of this processor, or the one that AABLUR_CPU_ISA names.
 const CpuKernels& kernels() {
@@ -58,88 +49,6 @@ const CpuKernels& kernels() {
   return chosen;
 }
 
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case ScalarType::Half: return Dtype::float16;
-    case ScalarType::BFloat16: return Dtype::bfloat16;
-    case ScalarType::Float: return Dtype::float32;
-    case ScalarType::Double: return Dtype::float64;
-    default: break;
-  }
-  STD_TORCH_CHECK(false, "aablur: x must be float16, bfloat16, float32 or float64");
-  return Dtype::float32;
-}
-
-PaddingMode padding_mode_of(const std::string& name) {
-  if (name == "zeros") return PaddingMode::zeros;
-  if (name == "reflect") return PaddingMode::reflect;
-  if (name == "replicate") return PaddingMode::replicate;
-  if (name == "circular") return PaddingMode::circular;
-  STD_TORCH_CHECK(false, "aablur: padding_mode must be zeros, reflect, replicate or circular, not ", name);
-  return PaddingMode::zeros;
-}
-
-// Numbers of axes are bounded, so that no sum or product of them overflows.
-constexpr int64_t largest = (int64_t(1) << 31) - 1, largest_size = int64_t(1) << 48;
-bool within(int64_t low, int64_t value) {
-  return low <= value && value <= largest;
-}
-
-// The op's arguments about its axes.
-struct Geometry {
-  int rank = 0;
-  Axis axis[3];
-
-  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode) {
-    rank = int(stride.size());
-    STD_TORCH_CHECK(rank >= 1 && rank <= 3 && taps_size.size() == stride.size() && padding.size() == 2 * stride.size(),
-                    "aablur: taps_size and stride must have one entry an axis, padding two, for 1 to 3 axes");
-    for (int i = 0; i < rank; ++i) {
-      Axis& a = axis[3 - rank + i];
-      a.taps = taps_size[i];
-      a.stride = stride[i];
-      a.before = padding[2 * i];
-      a.after = padding[2 * i + 1];
-      a.padding_mode = padding_mode_of(padding_mode);
-      STD_TORCH_CHECK(
-          within(1, a.taps) && within(1, a.stride) && within(-largest, a.before) && within(-largest, a.after),
-          "aablur: taps_size and stride must be from 1, padding from -", largest, " to ", largest);
-    }
-  }
-  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode,
-           const Ints& window, const Ints& window_padding, const Ints& window_dilation)
-      : Geometry(taps_size, stride, padding, padding_mode) {
-    const size_t axes = stride.size();
-    STD_TORCH_CHECK(window.size() == axes && window_padding.size() == axes && window_dilation.size() == axes,
-                    "aablur: window, window_padding and window_dilation must have one entry an axis");
-    int64_t volume = 1;
-    for (int i = 0; i < rank; ++i) {
-      Axis& a = axis[3 - rank + i];
-      a.window = window[i];
-      a.window_padding = window_padding[i];
-      a.window_dilation = window_dilation[i];
-      STD_TORCH_CHECK(
-          a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
-          "aablur: window and window_dilation must be positive, window_padding at most half the window");
-      STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume,
-                      " positions");
-      volume *= a.window;
-    }
-  }
-
-  int64_t code_bits() const { return aablur::code_bits(axis[0].window * axis[1].window * axis[2].window); }
-
-  void set_size(const int64_t* size) {
-    for (int i = 0; i < rank; ++i) {
-      Axis& a = axis[3 - rank + i];
-      a.size = size[i];
-      STD_TORCH_CHECK(a.size >= 0 && a.size <= largest_size, "aablur: size must be from 0 to ", largest_size);
-      STD_TORCH_CHECK(a.pooled() >= 1 && a.out() >= 1, "aablur: the output would be empty");
-      STD_TORCH_CHECK(!a.misses(), "aablur: the dilated window steps over the map");
-    }
-  }
-};
-
 // Asks for large pages under a large new tensor. The allocator returns such blocks to the system at once, so that every
 // page of the next one faults again: at 4 KiB a page that costs more than the kernels do.
 void prefer_huge_pages(const Tensor& out) {
@@ -153,63 +62,18 @@ void prefer_huge_pages(const Tensor& out) {
 #endif
 }
 
-// A batch of maps: (images, channels, spatial axes), or unbatched without the first.
-struct Map {
-  int64_t images = 1, channels = 1, size[3] = {1, 1, 1};
-  int rank = 0;
-  bool batched = true, channels_last = false;
+Tensor new_map(const Map& map, const Tensor& like) {
+  Tensor out = map.allocate(like);
+  prefer_huge_pages(out);
+  return out;
+}
 
-  Map(const Tensor& x, int rank_) : rank(rank_), batched(x.dim() == rank_ + 2) {
-    STD_TORCH_CHECK(batched || x.dim() == rank + 1, "aablur: x must have ", rank + 1, " or ", rank + 2, " dimensions");
-    STD_TORCH_CHECK(x.is_cpu(), "aablur: x must be on the CPU");
-    images = batched ? x.size(0) : 1;
-    channels = x.size(batched);
-    for (int i = 0; i < rank; ++i) size[3 - rank + i] = x.size(batched + 1 + i);
-  }
-  int64_t positions() const { return size[0] * size[1] * size[2]; }
-  bool empty() const { return images == 0 || channels == 0 || positions() == 0; }
-
-  // Strides of the dense map in its layout, for sizes (batched + 1 + rank,).
-  void dense(int64_t* sizes, int64_t* strides) const {
-    int d = 0;
-    const int64_t volume = positions(), pixel = channels_last ? channels : 1;
-    if (batched) sizes[d] = images, strides[d++] = volume * channels;
-    sizes[d] = channels, strides[d++] = channels_last ? 1 : volume;
-    int64_t inner = volume;
-    for (int i = 3 - rank; i < 3; ++i) {
-      inner = size[i] ? inner / size[i] : 0;
-      sizes[d] = size[i], strides[d++] = inner * pixel;
-    }
-  }
-  Tensor allocate(const Tensor& like) const {
-    int64_t sizes[5], strides[5];
-    dense(sizes, strides);
-    // An empty tensor's strides must be those that torch gives it.
-    if (empty()) {
-      int64_t stride = 1;
-      for (int d = rank + batched; d >= 0; --d) strides[d] = stride, stride *= std::max<int64_t>(sizes[d], 1);
-    }
-    AtenTensorHandle handle = nullptr;
-    int32_t dtype = 0;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-    TORCH_ERROR_CODE_CHECK(
-        aoti_torch_empty_strided(rank + 1 + batched, sizes, strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
-    Tensor out(handle);
-    prefer_huge_pages(out);
-    return out;
-  }
-  Strides dense_strides() const {
-    const int64_t pixel = channels_last ? channels : 1;
-    return {channels * positions(), positions(), size[1] * size[2] * pixel, size[2] * pixel, pixel};
-  }
-  bool is_dense(const Tensor& x) const {
-    int64_t sizes[5], strides[5];
-    dense(sizes, strides);
-    for (int d = 0; d < rank + 1 + batched; ++d)
-      if (sizes[d] != 1 && x.stride(d) != strides[d]) return false;
-    return true;
-  }
-};
+// What lies between the codes of two rows, and past the last, is zero.
+Tensor new_codes(const Map& map, const Geometry& geometry, const Tensor& like) {
+  Tensor codes = allocate_codes(like, map, geometry);
+  if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());
+  return codes;
+}
 
 // x as the kernels read it: rows in place wherever they are contiguous, else one copy.
 struct Readable {
@@ -220,7 +84,7 @@ struct Readable {
   Readable(const Tensor& x, const Map& map) : tensor(x) {
     const bool rows = !map.channels_last && (map.size[2] == 1 || x.stride(x.dim() - 1) == 1);
     if (!rows && !map.is_dense(x)) {
-      tensor = map.allocate(x);
+      tensor = new_map(map, x);
       torch::stable::copy_(tensor, x);
     }
     strides = map.dense_strides();
@@ -235,13 +99,6 @@ struct Readable {
     }
   }
 };
-
-// torch's own choice: channels_last in, channels_last out.
-bool prefers_channels_last(const Tensor& x, Map map) {
-  if (map.rank < 2 || map.empty() || x.is_contiguous()) return false;
-  map.channels_last = true;
-  return map.is_dense(x);
-}
 
 // A plan and all that it points to.
 class Planned {
@@ -381,12 +238,6 @@ int64_t wanted_units() {
   return 4 * int64_t(torch::stable::get_num_threads());
 }
 
-Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
-  Map out = x;
-  for (int a = 0; a < 3; ++a) out.size[a] = transposed ? axis[a].size : axis[a].out();
-  return out;
-}
-
 Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
                  const Ints& padding, const std::string& padding_mode) {
   Geometry geometry(taps_size, stride, padding, padding_mode);
@@ -395,7 +246,7 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   geometry.set_size(map.size + 3 - map.rank);
   map.channels_last = prefers_channels_last(x, map);
   const Map result = result_map(map, geometry.axis, false);
-  Tensor out = result.allocate(x);
+  Tensor out = new_map(result, x);
   if (result.empty()) return out;
   const Readable source(x, map);
   Planned planned(geometry, map, taps, dtype, false);
@@ -407,15 +258,6 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   return out;
 }
 
-// The map of x, from its gradient's.
-Map input_map(const Tensor& grad, const Geometry& geometry, bool channels_last) {
-  Map map(grad, geometry.rank);
-  for (int a = 3 - geometry.rank; a < 3; ++a)
-    STD_TORCH_CHECK(map.size[a] == geometry.axis[a].out(), "aablur: grad must have the output's size");
-  map.channels_last = channels_last && geometry.rank > 1;
-  return map;
-}
-
 Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size,
                           const Ints& taps_size, const Ints& stride, const Ints& padding,
                           const std::string& padding_mode, bool channels_last) {
@@ -425,7 +267,7 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
   geometry.set_size(size.data());
   const Map map = input_map(grad, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
-  Tensor out = result.allocate(grad);
+  Tensor out = new_map(result, grad);
   if (result.empty()) return out;
   const Readable source(grad, map);
   Planned planned(geometry, map, taps, dtype, true);
@@ -490,24 +332,6 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   return out;
 }
 
-// (images, planes an image, bytes a plane)
-std::array<int64_t, 3> code_sizes(const Map& map, const Geometry& geometry) {
-  const int64_t positions = code_positions(geometry.axis) * (map.channels_last ? map.channels : 1);
-  return {map.images, map.channels_last ? 1 : map.channels, ceil_div(positions * geometry.code_bits(), 8)};
-}
-
-Tensor allocate_codes(const Map& map, const Geometry& geometry) {
-  const auto sizes = code_sizes(map, geometry);
-  const int64_t strides[3] = {sizes[1] * sizes[2], sizes[2], 1};
-  AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(3, sizes.data(), strides, aoti_torch_dtype_uint8(),
-                                                  aoti_torch_device_type_cpu(), 0, &handle));
-  Tensor codes(handle);
-  // What lies between the codes of two rows, and past the last, is zero.
-  if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());
-  return codes;
-}
-
 std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry,
                                     bool with_codes) {
   Map map(x, geometry.rank);
@@ -515,8 +339,8 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   geometry.set_size(map.size + 3 - map.rank);
   map.channels_last = prefers_channels_last(x, map);
   const Map result = result_map(map, geometry.axis, false);
-  Tensor out = result.allocate(x);
-  Tensor codes = with_codes ? allocate_codes(map, geometry) : out;
+  Tensor out = new_map(result, x);
+  Tensor codes = with_codes ? new_codes(map, geometry, x) : out;
   if (result.empty()) return {out, codes};
   const Readable source(x, map);
   Planned planned(geometry, map, taps, dtype, false);
@@ -558,7 +382,7 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   geometry.set_size(size.data());
   const Map map = input_map(grad, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
-  Tensor out = result.allocate(grad);
+  Tensor out = new_map(result, grad);
   if (result.empty()) return out;
   const Readable grads(grad, map);
   std::optional<Readable> source;

@@ -7,8 +7,6 @@
 
 namespace aablur {
 
-enum class Dtype { float16, bfloat16, float32, float64 };
-
 // An axis as a sparse matrix: row o lists what output o reads. Inside [interior_begin, interior_end) the
 // rows are shifted copies of one another, with no border in reach.
 struct Entry {
@@ -18,11 +16,6 @@ struct Table {
   const int64_t* begin = nullptr;  // (rows + 1,)
   const Entry* entries = nullptr;
   int64_t interior_begin = 0, interior_end = 0;
-};
-
-// Elements between neighbours of a (image, plane, depth, height, pixel) grid of rows.
-struct Strides {
-  int64_t image = 0, plane = 0, depth = 0, height = 0, pixel = 1;
 };
 
 // Depth, height and width; the axes that a map lacks have size 1 and one tap. A row is one (depth, height)

@@ -1,4 +1,4 @@
-// One spatial axis of a blur pool: its sizes and all that is known of its borders.
+// One spatial axis of a blur pool: its sizes and all that is known of its borders. Strides of the maps about it.
 // Host and device; no torch.
 #pragma once
 
@@ -107,6 +107,13 @@ struct Axis {
       for (; o < outputs && o * stride <= q; ++o) f(o, q - o * stride);
     });
   }
+};
+
+enum class Dtype { float16, bfloat16, float32, float64 };
+
+// Elements between neighbours of a (image, plane, depth, height, pixel) grid of rows.
+struct Strides {
+  int64_t image = 0, plane = 0, depth = 0, height = 0, pixel = 1;
 };
 
 }  // namespace aablur

@@ -1,0 +1,212 @@
+// The ops' arguments, for every device: axes from lists, maps from tensors, and the tensors that the ops return.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "prologue.h"
+
+namespace aablur {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Ints = std::vector<int64_t>;
+
+inline Dtype dtype_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Half: return Dtype::float16;
+    case ScalarType::BFloat16: return Dtype::bfloat16;
+    case ScalarType::Float: return Dtype::float32;
+    case ScalarType::Double: return Dtype::float64;
+    default: break;
+  }
+  STD_TORCH_CHECK(false, "aablur: x must be float16, bfloat16, float32 or float64");
+  return Dtype::float32;
+}
+
+inline PaddingMode padding_mode_of(const std::string& name) {
+  if (name == "zeros") return PaddingMode::zeros;
+  if (name == "reflect") return PaddingMode::reflect;
+  if (name == "replicate") return PaddingMode::replicate;
+  if (name == "circular") return PaddingMode::circular;
+  STD_TORCH_CHECK(false, "aablur: padding_mode must be zeros, reflect, replicate or circular, not ", name);
+  return PaddingMode::zeros;
+}
+
+// Numbers of axes are bounded, so that no sum or product of them overflows.
+constexpr int64_t largest = (int64_t(1) << 31) - 1, largest_size = int64_t(1) << 48;
+inline bool within(int64_t low, int64_t value) {
+  return low <= value && value <= largest;
+}
+
+// The op's arguments about its axes.
+struct Geometry {
+  int rank = 0;
+  Axis axis[3];
+
+  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode) {
+    rank = int(stride.size());
+    STD_TORCH_CHECK(rank >= 1 && rank <= 3 && taps_size.size() == stride.size() && padding.size() == 2 * stride.size(),
+                    "aablur: taps_size and stride must have one entry an axis, padding two, for 1 to 3 axes");
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.taps = taps_size[i];
+      a.stride = stride[i];
+      a.before = padding[2 * i];
+      a.after = padding[2 * i + 1];
+      a.padding_mode = padding_mode_of(padding_mode);
+      STD_TORCH_CHECK(
+          within(1, a.taps) && within(1, a.stride) && within(-largest, a.before) && within(-largest, a.after),
+          "aablur: taps_size and stride must be from 1, padding from -", largest, " to ", largest);
+    }
+  }
+  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode,
+           const Ints& window, const Ints& window_padding, const Ints& window_dilation)
+      : Geometry(taps_size, stride, padding, padding_mode) {
+    const size_t axes = stride.size();
+    STD_TORCH_CHECK(window.size() == axes && window_padding.size() == axes && window_dilation.size() == axes,
+                    "aablur: window, window_padding and window_dilation must have one entry an axis");
+    int64_t volume = 1;
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.window = window[i];
+      a.window_padding = window_padding[i];
+      a.window_dilation = window_dilation[i];
+      STD_TORCH_CHECK(
+          a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
+          "aablur: window and window_dilation must be positive, window_padding at most half the window");
+      STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume,
+                      " positions");
+      volume *= a.window;
+    }
+  }
+
+  int64_t code_bits() const { return aablur::code_bits(axis[0].window * axis[1].window * axis[2].window); }
+
+  void set_size(const int64_t* size) {
+    for (int i = 0; i < rank; ++i) {
+      Axis& a = axis[3 - rank + i];
+      a.size = size[i];
+      STD_TORCH_CHECK(a.size >= 0 && a.size <= largest_size, "aablur: size must be from 0 to ", largest_size);
+      STD_TORCH_CHECK(a.pooled() >= 1 && a.out() >= 1, "aablur: the output would be empty");
+      STD_TORCH_CHECK(!a.misses(), "aablur: the dilated window steps over the map");
+    }
+  }
+};
+
+inline int32_t dtype_number(const Tensor& like) {
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return dtype;
+}
+
+// A new tensor on the device of `like`.
+inline Tensor empty(const Tensor& like, int64_t rank, const int64_t* sizes, const int64_t* strides, int32_t dtype) {
+  int32_t device = 0, index = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(rank, sizes, strides, dtype, device, index, &handle));
+  return Tensor(handle);
+}
+
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  int32_t devices[2] = {}, indices[2] = {};
+  for (int i = 0; i < 2; ++i) {
+    const Tensor& t = i ? b : a;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &devices[i]));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &indices[i]));
+  }
+  return devices[0] == devices[1] && indices[0] == indices[1];
+}
+
+// A batch of maps: (images, channels, spatial axes), or unbatched without the first.
+struct Map {
+  int64_t images = 1, channels = 1, size[3] = {1, 1, 1};
+  int rank = 0;
+  bool batched = true, channels_last = false;
+
+  Map(const Tensor& x, int rank_) : rank(rank_), batched(x.dim() == rank_ + 2) {
+    STD_TORCH_CHECK(batched || x.dim() == rank + 1, "aablur: x must have ", rank + 1, " or ", rank + 2, " dimensions");
+    images = batched ? x.size(0) : 1;
+    channels = x.size(batched);
+    for (int i = 0; i < rank; ++i) size[3 - rank + i] = x.size(batched + 1 + i);
+  }
+  int64_t positions() const { return size[0] * size[1] * size[2]; }
+  bool empty() const { return images == 0 || channels == 0 || positions() == 0; }
+
+  // Strides of the dense map in its layout, for sizes (batched + 1 + rank,).
+  void dense(int64_t* sizes, int64_t* strides) const {
+    int d = 0;
+    const int64_t volume = positions(), pixel = channels_last ? channels : 1;
+    if (batched) sizes[d] = images, strides[d++] = volume * channels;
+    sizes[d] = channels, strides[d++] = channels_last ? 1 : volume;
+    int64_t inner = volume;
+    for (int i = 3 - rank; i < 3; ++i) {
+      inner = size[i] ? inner / size[i] : 0;
+      sizes[d] = size[i], strides[d++] = inner * pixel;
+    }
+  }
+  Tensor allocate(const Tensor& like) const {
+    int64_t sizes[5], strides[5];
+    dense(sizes, strides);
+    // An empty tensor's strides must be those that torch gives it.
+    if (empty()) {
+      int64_t stride = 1;
+      for (int d = rank + batched; d >= 0; --d) strides[d] = stride, stride *= std::max<int64_t>(sizes[d], 1);
+    }
+    return aablur::empty(like, rank + 1 + batched, sizes, strides, dtype_number(like));
+  }
+  Strides dense_strides() const {
+    const int64_t pixel = channels_last ? channels : 1;
+    return {channels * positions(), positions(), size[1] * size[2] * pixel, size[2] * pixel, pixel};
+  }
+  bool is_dense(const Tensor& x) const {
+    int64_t sizes[5], strides[5];
+    dense(sizes, strides);
+    for (int d = 0; d < rank + 1 + batched; ++d)
+      if (sizes[d] != 1 && x.stride(d) != strides[d]) return false;
+    return true;
+  }
+};
+
+// torch's own choice: channels_last in, channels_last out.
+inline bool prefers_channels_last(const Tensor& x, Map map) {
+  if (map.rank < 2 || map.empty() || x.is_contiguous()) return false;
+  map.channels_last = true;
+  return map.is_dense(x);
+}
+
+inline Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
+  Map out = x;
+  for (int a = 0; a < 3; ++a) out.size[a] = transposed ? axis[a].size : axis[a].out();
+  return out;
+}
+
+// The map of x, from its gradient's.
+inline Map input_map(const Tensor& grad, const Geometry& geometry, bool channels_last) {
+  Map map(grad, geometry.rank);
+  for (int a = 3 - geometry.rank; a < 3; ++a)
+    STD_TORCH_CHECK(map.size[a] == geometry.axis[a].out(), "aablur: grad must have the output's size");
+  map.channels_last = channels_last && geometry.rank > 1;
+  return map;
+}
+
+// (images, planes an image, bytes a plane)
+inline std::array<int64_t, 3> code_sizes(const Map& map, const Geometry& geometry) {
+  const int64_t positions = code_positions(geometry.axis) * (map.channels_last ? map.channels : 1);
+  return {map.images, map.channels_last ? 1 : map.channels, ceil_div(positions * geometry.code_bits(), 8)};
+}
+
+inline Tensor allocate_codes(const Tensor& like, const Map& map, const Geometry& geometry) {
+  const auto sizes = code_sizes(map, geometry);
+  const int64_t strides[3] = {sizes[1] * sizes[2], sizes[2], 1};
+  return empty(like, 3, sizes.data(), strides, aoti_torch_dtype_uint8());
+}
+
+}  // namespace aablur
