@@ -5,28 +5,31 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*) setup.py aablur/schemas.py
 TORCH := torch==2.13.0
+VARIANTS := sanitize gpu_on_host
+export AABLUR_CUDA_ARCHS ?= 90
 
-.PHONY: bench test lint sanitize clean
+.PHONY: bench test lint variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
 	$(BIN)/python -m benchmarks $(BENCH)
 
-test: aablur/libaablur.so sanitize
+test: aablur/libaablur.so variants
 	$(BIN)/python -m pytest tests $(PYTEST)
-	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer, and with the GPU kernels on the host"
+	for variant in $(VARIANTS); do \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/sanitize/libaablur.so \
-	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" $(PYTEST)
+	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/$$variant/libaablur.so \
+	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" $(PYTEST) || exit 1; done
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
 
-sanitize: $(VENV)/done
-	AABLUR_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext
+variants: $(VENV)/done
+	for variant in $(VARIANTS); do AABLUR_VARIANT=$$variant $(BIN)/python setup.py --quiet build_ext || exit 1; done
 
 aablur/libaablur.so: $(VENV)/done $(SOURCES)
 	AABLUR_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace

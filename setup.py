@@ -1,7 +1,9 @@
 """Builds the native library with ninja; without a compiler or torch's headers, a pure install on the reference.
 
-AABLUR_NATIVE=0 forbids the native library, AABLUR_NATIVE=1 insists on it. AABLUR_SANITIZE=1 builds it with
-AddressSanitizer and UndefinedBehaviorSanitizer into build/sanitize, and leaves the package as it is.
+AABLUR_NATIVE=0 forbids the native library, AABLUR_NATIVE=1 insists on it; AABLUR_CUDA=0 and 1 likewise for the CUDA
+kernels, which nvcc compiles for AABLUR_CUDA_ARCHS where it is there. AABLUR_VARIANT builds for tests alone, into
+build/<variant>, and leaves the package as it is: `sanitize` with AddressSanitizer and UndefinedBehaviorSanitizer,
+`gpu_on_host` the same with the GPU kernels run on the host in place of the CPU's.
 """
 
 import io
@@ -20,7 +22,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libaablur.so"
 OLDEST_TORCH = "0x020a000000000000ULL"  # the stable ABI of torch 2.10
-SANITIZE = os.environ.get("AABLUR_SANITIZE") == "1"
+VARIANT = os.environ.get("AABLUR_VARIANT", "native")
+SANITIZE = VARIANT != "native"
 INSIST = SANITIZE or os.environ.get("AABLUR_NATIVE") == "1"
 FORBID = os.environ.get("AABLUR_NATIVE") == "0"
 
@@ -31,6 +34,32 @@ X86_ISAS = {
     "-Wno-maybe-uninitialized -Wno-uninitialized",
     "avx2": "-mavx2 -mfma -mf16c -mbmi2",
 }
+ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}  # C++ types
+CUDA_ARCHS = os.environ.get("AABLUR_CUDA_ARCHS", "75;80;86;90;100;120+PTX")
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, where CUDA kernels are wanted."""
+    asked = os.environ.get("AABLUR_CUDA")
+    if VARIANT != "native" or asked == "0":
+        return None
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    found = next(
+        (str(nvcc) for home in homes if home and (nvcc := Path(home, "bin/nvcc")).exists()), shutil.which("nvcc")
+    )
+    if asked == "1" and not found:
+        raise RuntimeError("AABLUR_CUDA=1, and there is no nvcc in CUDA_HOME, /usr/local/cuda or PATH")
+    return found
+
+
+def architecture_flags() -> str:
+    flags = []
+    for arch in CUDA_ARCHS.replace(" ", ";").split(";"):
+        number = arch.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            flags.append(f"-gencode arch=compute_{number},code=compute_{number}")
+    return " ".join(flags)
 
 
 def write_ninja(build: Path, target: Path) -> None:
@@ -61,24 +90,54 @@ def write_ninja(build: Path, target: Path) -> None:
         description="compile $out",
     )
     ninja.rule("link", "$cxx -shared $in -o $out $ldflags", description="link $out")
-    objects = []
-    for isa, isa_flags in isas.items():
-        objects += ninja.build(
-            [f"kernels.{isa}.o"],
-            "compile",
-            str(ROOT / "csrc/cpu_kernels.cpp"),
-            variables={"extra": f"-DAABLUR_ISA={isa} {isa_flags}"},
+    torch_extra = " ".join(torch_flags)
+    objects: list[str] = []
+
+    def compiled(name: str, source: str, extra: str, rule: str = "compile", **options: object) -> None:
+        objects.extend(
+            ninja.build([f"{name}.o"], rule, str(ROOT / "csrc" / source), variables={"extra": extra}, **options)
         )
-    for source in ("cpu", "library"):
-        objects += ninja.build(
-            [f"{source}.o"],
-            "compile",
-            str(ROOT / f"csrc/{source}.cpp"),
-            implicit=["schemas.inc"],
-            variables={"extra": " ".join(torch_flags)},
-        )
+
     link = [f"-L{torch_root}/lib", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
     link += sanitize if SANITIZE else ["-Wl,-s"]
+    nvcc = find_nvcc()
+    architectures = CUDA_ARCHS if nvcc else ""
+    compiled(
+        "library", "library.cpp", f'{torch_extra} -DAABLUR_CUDA_ARCHS=\\"{architectures}\\"', implicit=["schemas.inc"]
+    )
+    if VARIANT == "gpu_on_host":
+        compiled("gpu", "gpu.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
+        compiled("gpu_on_host", "gpu_on_host.cpp", "")
+    else:
+        compiled("cpu", "cpu.cpp", torch_extra)
+        for isa, isa_flags in isas.items():
+            compiled(f"kernels.{isa}", "cpu_kernels.cpp", f"-DAABLUR_ISA={isa} {isa_flags}")
+    if nvcc:
+        home = Path(nvcc).resolve().parent.parent
+        ninja.variable("nvcc", nvcc)
+        ninja.variable(
+            "nvccflags",
+            f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall "
+            f"-Xfatbin -compress-all {architecture_flags()}",
+        )
+        ninja.rule(
+            "cuda",
+            "$nvcc -MMD -MF $out.d $nvccflags $extra -c $in -o $out",
+            depfile="$out.d",
+            deps="gcc",
+            description="compile $out",
+        )
+        for element, type_name in ELEMENTS.items():
+            compiled(f"cuda.{element}", "cuda.cu", f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}", "cuda")
+        compiled("gpu", "gpu.cpp", torch_extra)
+        link += [
+            f"-L{home}/lib64",
+            f"-L{home}/targets/x86_64-linux/lib",
+            "-lcudart_static",
+            "-lrt",
+            "-ldl",
+            "-lpthread",
+        ]
     ninja.build([str(target)], "link", objects, variables={"ldflags": " ".join(link)})
     (build / "build.ninja").write_text(text.getvalue())
 
@@ -90,7 +149,7 @@ def schemas_as_c() -> str:
 
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        build = ROOT / "build" / ("sanitize" if SANITIZE else "native")
+        build = ROOT / "build" / VARIANT
         target = build / LIBRARY
         try:
             if FORBID:

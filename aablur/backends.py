@@ -11,6 +11,7 @@ import torch
 from .version import __version__
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
+DEVICE_KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # native backend, which is also its device's type -> dispatch key
 _SEARCH = Path(__file__).parent / "libaablur.so"
 
 
@@ -45,14 +46,27 @@ def why_not(backend: str) -> str | None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "cpu":
         return _why_not_native
-    if backend in ("cuda", "triton"):
-        return "this version of aablur has no kernels for CUDA devices yet"
+    if backend == "cuda":
+        return _why_not_native or _why_not_cuda()
+    if backend == "triton":
+        return "this version of aablur has no Triton kernels yet"
     return None
+
+
+def _why_not_cuda() -> str | None:
+    if not torch.ops.aablur.cuda_archs():
+        return (
+            "the native library was built without nvcc: install the CUDA toolkit, and run `AABLUR_CUDA=1 pip install "
+            "--no-build-isolation --force-reinstall --no-deps aablur`"
+        )
+    if torch.version.cuda is None:
+        return "this build of torch has no CUDA"
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 def serving(device_type: str) -> str:
     """The backend that serves a device when none is forced."""
-    return "cpu" if device_type == "cpu" and why_not("cpu") is None else "reference"
+    return device_type if device_type in DEVICE_KEYS and why_not(device_type) is None else "reference"
 
 
 def has_native() -> bool:
@@ -66,6 +80,7 @@ class Info:
     version: str
     torch: str
     cpu_isa: str | None  # the instruction set of the native CPU kernels
+    cuda_archs: str | None  # the architectures that the CUDA kernels were compiled for
     forced: str | None  # the backend that AABLUR_BACKEND or aablur.backend(...) forces
     serving: dict[str, str]  # device type -> backend
     why_not: dict[str, str]  # backend -> why it cannot serve
@@ -75,7 +90,7 @@ class Info:
         if self.forced:
             lines.append(f"  {self.forced} is forced")
         for device, backend in self.serving.items():
-            detail = f" ({self.cpu_isa})" if backend == "cpu" else ""
+            detail = {"cpu": f" ({self.cpu_isa})", "cuda": f" (sm {self.cuda_archs})"}.get(backend, "")
             lines.append(f"  {device:<6} is served by {backend}{detail}")
         lines += [f"  {backend} cannot serve: {reason}" for backend, reason in self.why_not.items()]
         return "\n".join(lines)
@@ -89,6 +104,7 @@ def info() -> Info:
         version=__version__,
         torch=torch.__version__,
         cpu_isa=torch.ops.aablur.cpu_isa() if has_native() else None,
+        cuda_archs=torch.ops.aablur.cuda_archs() or None if has_native() else None,
         forced=forced,
         serving={device: forced or serving(device) for device in devices},
         why_not=reasons,

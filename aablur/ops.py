@@ -391,9 +391,10 @@ def _force(name: str) -> torch.library.Library:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of every override
         for op, kernel in _REFERENCE.items():
-            if name == "reference":
-                library.impl(op, kernel, "CPU", allow_override=True)
-            else:
+            for device, key in backends.DEVICE_KEYS.items():
+                if device != name:
+                    library.impl(op, kernel if name == "reference" else refuse, key, allow_override=True)
+            if name != "reference":
                 library.impl(op, refuse, "CompositeExplicitAutograd", allow_override=True)
     return library
 

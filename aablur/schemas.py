@@ -17,4 +17,5 @@ SCHEMAS = (
     f"max_blur_pool_backward(Tensor grad, Tensor? x, Tensor? codes, Tensor? taps, SymInt[] size, {_BLUR}, "
     f"{_WINDOW}, bool channels_last) -> Tensor",
     "cpu_isa() -> str",
+    "cuda_archs() -> str",
 )

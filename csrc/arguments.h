@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -188,13 +190,44 @@ inline Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
   return out;
 }
 
-// The map of x, from its gradient's.
-inline Map input_map(const Tensor& grad, const Geometry& geometry, bool channels_last) {
+// The map of x; the axes are given its sizes.
+inline Map map_of(const Tensor& x, Geometry& geometry) {
+  Map map(x, geometry.rank);
+  geometry.set_size(map.size + 3 - map.rank);
+  map.channels_last = prefers_channels_last(x, map);
+  return map;
+}
+
+// The map of an output's gradient; the axes are given x's sizes before.
+inline Map gradient_map(const Tensor& grad, const Geometry& geometry, bool channels_last) {
   Map map(grad, geometry.rank);
   for (int a = 3 - geometry.rank; a < 3; ++a)
     STD_TORCH_CHECK(map.size[a] == geometry.axis[a].out(), "aablur: grad must have the output's size");
   map.channels_last = channels_last && geometry.rank > 1;
   return map;
+}
+inline Map gradient_map(const Tensor& grad, const Ints& size, Geometry& geometry, bool channels_last) {
+  STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
+  geometry.set_size(size.data());
+  return gradient_map(grad, geometry, channels_last);
+}
+inline Map gradient_map(const Tensor& grad, const Tensor& x, const Map& x_map, const Geometry& geometry) {
+  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type() && same_device(grad, x),
+                  "aablur: grad must have the dtype and device of x");
+  const Map map = gradient_map(grad, geometry, x_map.channels_last);
+  STD_TORCH_CHECK(map.images == x_map.images && map.channels == x_map.channels,
+                  "aablur: grad must have the output's size");
+  return map;
+}
+
+// Raises unless taps are what a kernel reads: (1 or channels, total) accumulators beside x.
+inline void check_taps(const Tensor& taps, const Tensor& x, const Map& map, int64_t total) {
+  STD_TORCH_CHECK(same_device(taps, x) && taps.dim() == 2 && taps.size(1) == total &&
+                      (taps.size(0) == 1 || taps.size(0) == map.channels) && taps.is_contiguous(),
+                  "aablur: taps must be a contiguous tensor (1 or channels, ", total, ") on the device of x");
+  STD_TORCH_CHECK(
+      taps.scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+      "aablur: taps must be float64 for float64 maps, else float32");
 }
 
 // (images, planes an image, bytes a plane)
@@ -207,6 +240,26 @@ inline Tensor allocate_codes(const Tensor& like, const Map& map, const Geometry&
   const auto sizes = code_sizes(map, geometry);
   const int64_t strides[3] = {sizes[1] * sizes[2], sizes[2], 1};
   return empty(like, 3, sizes.data(), strides, aoti_torch_dtype_uint8());
+}
+
+// Where the maxima are known from, x or codes: checked, with the map of x. `result` is x's map, as grad implies it.
+inline std::optional<Map> maxima_map(const Tensor& grad, const std::optional<Tensor>& x,
+                                     const std::optional<Tensor>& codes, const Geometry& geometry, const Map& result) {
+  STD_TORCH_CHECK(x.has_value() != codes.has_value(), "aablur: give either x or codes");
+  if (x) {
+    Map map(*x, geometry.rank);
+    STD_TORCH_CHECK(map.images == result.images && map.channels == result.channels && same_device(*x, grad) &&
+                        x->scalar_type() == grad.scalar_type() && std::equal(map.size, map.size + 3, result.size),
+                    "aablur: x must have the size, dtype and device that grad implies");
+    map.channels_last = result.channels_last;
+    return map;
+  }
+  const auto sizes = code_sizes(result, geometry);
+  STD_TORCH_CHECK(same_device(*codes, grad) && codes->scalar_type() == ScalarType::Byte && codes->is_contiguous() &&
+                      codes->dim() == 3 && codes->size(0) == sizes[0] && codes->size(1) == sizes[1] &&
+                      codes->size(2) == sizes[2],
+                  "aablur: codes must be those that max_blur_pool_codes returned");
+  return std::nullopt;
 }
 
 }  // namespace aablur

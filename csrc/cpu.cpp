@@ -105,8 +105,9 @@ class Planned {
  public:
   Plan plan;
 
-  Planned(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps, Dtype dtype, bool transposed)
-      : wide_(dtype == Dtype::float64), transposed_(transposed) {
+  Planned(const Geometry& geometry, const Tensor& like, const Map& x, const std::optional<Tensor>& taps,
+          bool transposed)
+      : wide_(dtype_of(like) == Dtype::float64), transposed_(transposed) {
     std::copy(geometry.axis, geometry.axis + 3, plan.axis);
     plan.images = x.images;
     plan.planes = x.channels_last ? 1 : x.channels;
@@ -115,7 +116,7 @@ class Planned {
     plan.code_positions = code_positions(plan.axis) * plan.lanes;
     plan.code_bytes = ceil_div(plan.code_positions * plan.code_bits, 8);
     plan.cut_depth = plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1;
-    set_taps(geometry, x, taps);
+    set_taps(geometry, like, x, taps);
     for (int a = 0; a < 3; ++a) {
       const Axis& axis = plan.axis[a];
       plan.source[a] = transposed ? axis.out() : axis.pooled();
@@ -199,17 +200,13 @@ class Planned {
     plan.table[a] = matrix_[a].table();
     plan.longest[a] = matrix_[a].longest;
   }
-  void set_taps(const Geometry& geometry, const Map& x, const std::optional<Tensor>& taps) {
+  void set_taps(const Geometry& geometry, const Tensor& like, const Map& x, const std::optional<Tensor>& taps) {
     const void* packed = nullptr;
     int64_t rows = 1;
     if (taps) {
       int64_t total = 0;
       for (int a = 3 - geometry.rank; a < 3; ++a) total += geometry.axis[a].taps;
-      STD_TORCH_CHECK(taps->is_cpu() && taps->dim() == 2 && taps->size(1) == total &&
-                          (taps->size(0) == 1 || taps->size(0) == x.channels) && taps->is_contiguous(),
-                      "aablur: taps must be a contiguous CPU tensor (1 or channels, ", total, ")");
-      STD_TORCH_CHECK(taps->scalar_type() == (wide_ ? ScalarType::Double : ScalarType::Float),
-                      "aablur: taps must be float64 for float64 maps, else float32");
+      check_taps(*taps, like, x, total);
       rows = taps->size(0);
       packed = taps->const_data_ptr();
     }
@@ -241,15 +238,13 @@ int64_t wanted_units() {
 Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
                  const Ints& padding, const std::string& padding_mode) {
   Geometry geometry(taps_size, stride, padding, padding_mode);
-  Map map(x, geometry.rank);
   const Dtype dtype = dtype_of(x);
-  geometry.set_size(map.size + 3 - map.rank);
-  map.channels_last = prefers_channels_last(x, map);
+  const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
   Tensor out = new_map(result, x);
   if (result.empty()) return out;
   const Readable source(x, map);
-  Planned planned(geometry, map, taps, dtype, false);
+  Planned planned(geometry, x, map, taps, false);
   planned.cut(wanted_units());
   planned.flatten(source.dense_planes, false);
   BlurArguments arguments{planned.plan,           source.tensor.const_data_ptr(), source.strides,
@@ -262,15 +257,13 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
                           const Ints& taps_size, const Ints& stride, const Ints& padding,
                           const std::string& padding_mode, bool channels_last) {
   Geometry geometry(taps_size, stride, padding, padding_mode);
-  STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
   const Dtype dtype = dtype_of(grad);
-  geometry.set_size(size.data());
-  const Map map = input_map(grad, geometry, channels_last);
+  const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
   Tensor out = new_map(result, grad);
   if (result.empty()) return out;
   const Readable source(grad, map);
-  Planned planned(geometry, map, taps, dtype, true);
+  Planned planned(geometry, grad, map, taps, true);
   planned.cut(wanted_units());
   planned.flatten(source.dense_planes, false);
   BlurArguments arguments{planned.plan,           source.tensor.const_data_ptr(), source.strides,
@@ -299,23 +292,17 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
 Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& taps_size,
                                const Ints& stride, const Ints& padding, const std::string& padding_mode) {
   Geometry geometry(taps_size, stride, padding, padding_mode);
-  Map map(x, geometry.rank);
   const Dtype dtype = dtype_of(x);
-  STD_TORCH_CHECK(grad.scalar_type() == x.scalar_type(), "aablur: grad must have the dtype of x");
-  geometry.set_size(map.size + 3 - map.rank);
-  map.channels_last = prefers_channels_last(x, map);
-  Map grad_map = input_map(grad, geometry, map.channels_last);
-  STD_TORCH_CHECK(grad_map.images == map.images && grad_map.channels == map.channels,
-                  "aablur: grad must have the output's size");
+  const Map map = map_of(x, geometry), grad_map = gradient_map(grad, x, map, geometry);
   Tensor out = torch::stable::empty_like(taps);
   if (map.empty()) {
     torch::stable::zero_(out);
     return out;
   }
   const Readable source(x, map), grads(grad, grad_map);
-  Planned planned(geometry, map, taps, dtype, false);
+  Planned planned(geometry, x, map, taps, false);
   planned.cut(32);  // never by the number of threads: the sum's order must not depend on it
-  Planned along_width(geometry, map, taps, dtype, true);
+  Planned along_width(geometry, x, map, taps, true);
   along_width.drop_axis(0);
   along_width.drop_axis(1);
   const Plan& plan = planned.plan;
@@ -334,16 +321,14 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
 
 std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry,
                                     bool with_codes) {
-  Map map(x, geometry.rank);
   const Dtype dtype = dtype_of(x);
-  geometry.set_size(map.size + 3 - map.rank);
-  map.channels_last = prefers_channels_last(x, map);
+  const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
   Tensor out = new_map(result, x);
   Tensor codes = with_codes ? new_codes(map, geometry, x) : out;
   if (result.empty()) return {out, codes};
   const Readable source(x, map);
-  Planned planned(geometry, map, taps, dtype, false);
+  Planned planned(geometry, x, map, taps, false);
   planned.cut(wanted_units());
   planned.choose_whole_planes(source.dense_planes);
   planned.flatten(source.dense_planes, !planned.plan.whole_planes);
@@ -376,31 +361,16 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
                               const Ints& window, const Ints& window_padding, const Ints& window_dilation,
                               bool channels_last) {
   Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
-  STD_TORCH_CHECK(int(size.size()) == geometry.rank, "aablur: size must have one entry an axis");
-  STD_TORCH_CHECK(x.has_value() != codes.has_value(), "aablur: give either x or codes");
   const Dtype dtype = dtype_of(grad);
-  geometry.set_size(size.data());
-  const Map map = input_map(grad, geometry, channels_last);
+  const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
+  const std::optional<Map> x_map = maxima_map(grad, x, codes, geometry, result);
   Tensor out = new_map(result, grad);
   if (result.empty()) return out;
   const Readable grads(grad, map);
   std::optional<Readable> source;
-  if (x) {
-    Map x_map(*x, geometry.rank);
-    STD_TORCH_CHECK(x_map.images == map.images && x_map.channels == map.channels &&
-                        x->scalar_type() == grad.scalar_type() && std::equal(x_map.size, x_map.size + 3, result.size),
-                    "aablur: x must have the size and dtype that grad implies");
-    x_map.channels_last = map.channels_last;
-    source.emplace(*x, x_map);
-  } else {
-    const auto sizes = code_sizes(result, geometry);
-    STD_TORCH_CHECK(codes->is_cpu() && codes->scalar_type() == ScalarType::Byte && codes->is_contiguous() &&
-                        codes->dim() == 3 && codes->size(0) == sizes[0] && codes->size(1) == sizes[1] &&
-                        codes->size(2) == sizes[2],
-                    "aablur: codes must be those that max_blur_pool_codes returned");
-  }
-  Planned planned(geometry, map, taps, dtype, true);
+  if (x) source.emplace(*x, *x_map);
+  Planned planned(geometry, grad, map, taps, true);
   planned.cut(wanted_units());
   planned.choose_whole_planes(!source || source->dense_planes);
   planned.flatten(grads.dense_planes, !planned.plan.whole_planes);

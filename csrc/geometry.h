@@ -70,30 +70,37 @@ struct Axis {
     return q < n ? q : period - q;
   }
 
-  // Calls f(p) for every padded position p, -before <= p < pooled + after, with fold(p) == i.
+  // Calls f(p) for every padded position p, -before <= p < pooled + after, with fold(p) == i, in order.
   template <class F>
   AABLUR_HOST_DEVICE constexpr void unfold(int64_t i, F&& f) const {
     const int64_t n = pooled(), low = -before, high = n + after;
+    // They lie step, other, step, other ... apart.
+    int64_t first = i, end = high, step = high - low, other = step;
     const bool reflects = padding_mode == PaddingMode::reflect && n > 1;
-    const int64_t nearest_below = reflects ? -i : i - n, nearest_above = reflects ? 2 * (n - 1) - i : i + n;
-    const bool alone = 0 < i && i < n - 1 && nearest_below < low && nearest_above >= high;
-    if (alone) {
-      if (i >= low && i < high) f(i);
+    const bool alone =
+        0 < i && i < n - 1 && (reflects ? -i : i - n) < low && (reflects ? 2 * (n - 1) - i : i + n) >= high;
+    if (alone || padding_mode == PaddingMode::zeros) {
+      end = i + 1 < high ? i + 1 : high;
     } else if (padding_mode == PaddingMode::circular) {
-      for (int64_t p = low + modulo(i - low, n); p < high; p += n) f(p);
+      first = low + modulo(i - low, n);
+      step = other = n;
     } else if (reflects) {
-      // Copies of i lie a period apart; between them, `mirror` after each, lies the reflection of i.
-      const int64_t period = 2 * (n - 1), mirror = modulo(-2 * i, period);
-      for (int64_t p = low + modulo(i - low, period) - period; p < high; p += period) {
-        if (p >= low) f(p);
-        const int64_t q = p + mirror;
-        if (mirror != 0 && q >= low && q < high) f(q);
-      }
-    } else {
-      const bool all = padding_mode == PaddingMode::replicate || padding_mode == PaddingMode::reflect;
-      const int64_t first = all && i == 0 ? low : i;
-      const int64_t last = all && i == n - 1 ? high - 1 : i;
-      for (int64_t p = first < low ? low : first; p <= last && p < high; ++p) f(p);
+      const int64_t period = 2 * (n - 1), copy = modulo(i - low, period), mirror = modulo(-i - low, period);
+      first = low + (copy < mirror ? copy : mirror);
+      step = copy < mirror ? mirror - copy : copy - mirror;
+      if (step == 0) step = period;
+      other = step == period ? period : period - step;
+    } else {  // the outermost values go on for ever
+      step = other = 1;
+      if (i == 0 && low < 0) first = low;
+      if (i < n - 1) end = i + 1 < high ? i + 1 : high;
+    }
+    for (int64_t p = first; p < end;) {
+      if (p >= low) f(p);
+      p += step;
+      const int64_t next = other;
+      other = step;
+      step = next;
     }
   }
 

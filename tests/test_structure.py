@@ -143,7 +143,7 @@ def test_registered_schemas_are_those_of_the_page() -> None:
 
 def test_axes_are_told_alike_in_words() -> None:
     """The names of DESIGN: one spelling everywhere."""
-    for schema in SCHEMAS[:-1]:
+    for schema in (s for s in SCHEMAS if "Tensor" in s):
         assert all(name in schema for name in ("taps", "stride", "padding", "padding_mode"))
     for rank in (1, 2, 3):
         blur = inspect.signature(getattr(aablur, f"blur_pool{rank}d")).parameters
