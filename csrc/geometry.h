@@ -6,8 +6,10 @@
 
 #if defined(__CUDACC__)
 #define AABLUR_HOST_DEVICE __host__ __device__
+#define AABLUR_UNROLL _Pragma("unroll")
 #else
 #define AABLUR_HOST_DEVICE
+#define AABLUR_UNROLL
 #endif
 
 namespace aablur {

@@ -50,6 +50,16 @@ def _generate() -> Iterator[Case]:
             Case("tiles", (1, 33, 2, 8200), taps=pick((3, "c3")), dtype=dtype, layout="channels_last"),
             pick((2, (1, 3))),
         )
+    # Rows and pixels of whole 16-byte vectors, and geometries that the GPU has tiles for.
+    for taps in (2, 3, 4, 5):
+        for dtype in dtypes:
+            for layout, shape in (("contiguous", (2, 2, 22, 32)), ("channels_last", (2, 16, 21, 18))):
+                for stride in (1, 2):
+                    yield Case(
+                        "tile", shape, taps=taps, stride=stride, dtype=dtype, layout=layout, padding_mode=pick(modes)
+                    )
+                yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=2)
+                yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=3)
     for channels in (1, 3, 4, 5, 64, 65, 100):
         for dtype in dtypes:
             yield from _both(Case(
