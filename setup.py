@@ -107,7 +107,9 @@ def write_ninja(build: Path, target: Path) -> None:
     )
     if VARIANT == "gpu_on_host":
         compiled("gpu", "gpu.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
-        compiled("gpu_on_host", "gpu_on_host.cpp", "")
+        for element, type_name in ELEMENTS.items():
+            extra = f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}"
+            compiled(f"gpu_on_host.{element}", "gpu_on_host.cpp", extra)
     else:
         compiled("cpu", "cpu.cpp", torch_extra)
         for isa, isa_flags in isas.items():

@@ -20,9 +20,6 @@ const char* launch(const K& kernel, int64_t count, void* stream) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-#define AABLUR_KERNELS_(element) element##_kernels
-#define AABLUR_KERNELS(element) AABLUR_KERNELS_(element)
-extern const Kernels AABLUR_KERNELS(AABLUR_ELEMENT);
-const Kernels AABLUR_KERNELS(AABLUR_ELEMENT) = Dispatch<AABLUR_TYPE>::kernels;
+AABLUR_DEFINE_KERNELS(AABLUR_ELEMENT, AABLUR_TYPE)
 
 }  // namespace aablur::gpu

@@ -57,12 +57,6 @@ inline bool lay_out(Tiling& tiling, const Shape& shape, const Grid& source, cons
   return tiling.threads(1) <= most;
 }
 
-inline bool aligned(const void* p, std::initializer_list<int64_t> strides, int64_t elements, int64_t bytes) {
-  bool all = reinterpret_cast<uintptr_t>(p) % (elements * bytes) == 0;
-  for (int64_t stride : strides) all = all && stride % elements == 0;
-  return all;
-}
-
 // Two alike axes with "same" padding before, and filters that all channels share.
 inline bool is_tileable(const Shape& shape, const Filters& filters) {
   const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
@@ -92,13 +86,55 @@ bool with_taps(const Axis& axis, F&& f) {
 
 // Queues a tile kernel; launches of less than 2**31 threads.
 template <class K, class T>
-const char* launch_tiles(Tiling tiling, const T* x, T* out, int64_t images, void* stream) {
+const char* launch_tiles(const Tiling& tiling, const T* x, T* out, int64_t images, void* stream) {
   const int64_t step = ((int64_t(1) << 31) - 1) / tiling.threads(1);
   for (int64_t first = 0; first < images; first += step) {
-    const K kernel{tiling, x + first * tiling.source_image, out + first * tiling.result_image};
+    Tiling part = tiling;
+    if (part.codes.data) part.codes.data += first * tiling.planes_an_image * tiling.codes.plane_bytes;
+    const K kernel{part, x + first * tiling.source_image, out + first * tiling.result_image};
     if (const char* error = launch(kernel, tiling.threads(std::min(step, images - first)), stream)) return error;
   }
   return nullptr;
+}
+
+// How a map lies for tiles: pixels of 16 bytes of channels, rows of single elements that lie aligned, or neither.
+enum class Layout { pixels, rows, elements };
+
+// Of maps whose pixels or rows are read or written `vector` elements of the larger map (that of x) at a time.
+template <class T>
+Layout layout_of(const Shape& shape, const void* source, const Grid& grid, int64_t vector, bool source_is_smaller) {
+  const int64_t width = shape.axis[2].size, stride = shape.axis[2].stride;
+  auto aligned = [&](int64_t elements, std::initializer_list<int64_t> strides) {
+    bool all = reinterpret_cast<uintptr_t>(source) % (elements * sizeof(T)) == 0;
+    for (int64_t s : strides) all = all && s % elements == 0;
+    return all;
+  };
+  if (shape.channels_last)
+    return shape.channels % vector == 0 && aligned(vector, {grid.image, grid.axis[1], grid.axis[2]}) ? Layout::pixels
+                                                                                                     : Layout::elements;
+  const bool whole = width % vector == 0 && shape.axis[2].out() * stride == width && grid.axis[2] == 1;
+  const bool rows =
+      whole && aligned(source_is_smaller ? vector / stride : vector, {grid.image, grid.channel, grid.axis[1]});
+  return rows ? Layout::rows : Layout::elements;
+}
+
+// Lays the maps out for Kernel and queues it; false where they do not fit it.
+template <class Kernel, class T>
+bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Grid& grid, T* out,
+                 bool backward, void* stream, const char*& error) {
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
+  const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
+  Tiling tiling;
+  if (!lay_out(tiling, shape, grid, backward ? smaller : larger, backward ? larger : smaller, Kernel::lanes,
+               Kernel::result_rows, Kernel::result_columns))
+    return false;
+  tiling.taps = static_cast<const float*>(filters.taps);
+  tiling.codes = codes;
+  tiling.planes_an_image = uint32_t(shape.channels_last ? 1 : shape.channels);
+  tiling.code_pixel = int(shape.channels_last ? shape.channels : 1);
+  tiling.code_row = int(width.size * tiling.code_pixel);
+  error = launch_tiles<Kernel>(tiling, x, out, shape.images, stream);
+  return true;
 }
 
 // The blur or its adjoint by tiles of the best layout; false where only the general kernel serves.
@@ -107,10 +143,6 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1) return false;
-  const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
-  const int64_t (&source)[2] = Backward ? smaller : larger, (&result)[2] = Backward ? larger : smaller;
-  const T* x = static_cast<const T*>(arguments.x);
-  T* out = static_cast<T*>(arguments.out);
   constexpr int vector = 16 / sizeof(T);
   return with_taps(width, [&](auto taps, auto strides) {
     constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
@@ -119,31 +151,93 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
       if constexpr (Backward) {
         if (!Kernel::Down::reaches(height) || !Kernel::Along::reaches(width)) return false;
       }
-      Tiling tiling;
-      if (!lay_out(tiling, shape, arguments.x_grid, source, result, Kernel::lanes, Kernel::result_rows,
-                   Kernel::result_columns))
-        return false;
-      tiling.taps = static_cast<const float*>(arguments.filters.taps);
-      error = launch_tiles<Kernel>(tiling, x, out, shape.images, stream);
-      return true;
+      return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_grid,
+                                 static_cast<T*>(arguments.out), Backward, stream, error);
     };
-    const Grid& grid = arguments.x_grid;
-    // Pixels of channels; rows of single elements that lie aligned; single elements.
-    constexpr int wide_result = Backward ? vector : vector / S, wide_source = Backward ? vector / S : vector;
-    const bool pixels = shape.channels_last && shape.channels % vector == 0 &&
-                        aligned(x, {grid.image, grid.axis[1], grid.axis[2]}, vector, sizeof(T));
-    const bool rows = !shape.channels_last && grid.axis[2] == 1 && larger[1] % vector == 0 &&
-                      smaller[1] * S == larger[1] &&
-                      aligned(x, {grid.image, grid.channel, grid.axis[1]}, wide_source, sizeof(T));
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_grid, vector, Backward);
     if constexpr (Backward) {
-      if (pixels) return queue(Type<BlurBackwardTile<T, vector, K, S, 2, 2, false>>{});
-      if (rows) return queue(Type<BlurBackwardTile<T, 1, K, S, wide_result, 4, true>>{});
+      if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, S, 2, 2, false>>{});
+      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, S, vector, 4, true>>{});
       return queue(Type<BlurBackwardTile<T, 1, K, S, 2, 4, false>>{});
     } else {
-      if (pixels) return queue(Type<BlurTile<T, vector, K, S, 2, 4, false>>{});
-      if (rows) return queue(Type<BlurTile<T, 1, K, S, wide_result, 4, true>>{});
+      if (layout == Layout::pixels) return queue(Type<BlurTile<T, vector, K, S, 2, 4, false>>{});
+      if (layout == Layout::rows) return queue(Type<BlurTile<T, 1, K, S, vector / S, 4, true>>{});
       return queue(Type<BlurTile<T, 1, K, S, 2, 4, false>>{});
     }
+  });
+}
+
+// Calls f with taps and window as constants, for stride 2; false where no tiles are compiled for them.
+template <class F>
+bool with_window(const Shape& shape, F&& f) {
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
+  const bool plain = height.window == width.window && height.window_padding == 0 && width.window_padding == 0 &&
+                     height.window_dilation == 1 && width.window_dilation == 1 && width.stride == 2;
+  auto with = [&](auto taps) {
+    if (width.window == 2) return f(taps, std::integral_constant<int, 2>{});
+    if (width.window == 3) return f(taps, std::integral_constant<int, 3>{});
+    return false;
+  };
+  if (plain && width.taps == 3) return with(std::integral_constant<int, 3>{});
+  if (plain && width.taps == 4) return with(std::integral_constant<int, 4>{});
+  return false;
+}
+
+// Max-blur by tiles. Single elements share bytes of codes, so that only the general kernel makes those.
+template <class T>
+bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& error) {
+  const Shape& shape = arguments.shape;
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
+  const bool owned = 2 * height.out() >= height.pooled() && 2 * width.out() >= width.pooled();
+  if (!is_tileable(shape, arguments.filters) || !owned) return false;
+  // More than four lanes of maxima and codes would not fit the registers.
+  constexpr int vector = 4;
+  return with_window(shape, [&](auto taps, auto windows) {
+    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_grid, vector, false);
+    auto queue = [&](auto of_kernel, const Codes& codes) {
+      using Kernel = typename decltype(of_kernel)::type;
+      return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x), arguments.x_grid,
+                                 static_cast<T*>(arguments.out), false, stream, error);
+    };
+    if (layout == Layout::elements || !arguments.codes.data) {
+      if (layout == Layout::pixels ? !queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, false>>{}, {})
+          : layout == Layout::rows ? !queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, false>>{}, {})
+                                   : !queue(Type<MaxBlurTile<T, 1, K, 2, 2, 4, false, W, false>>{}, {}))
+        return false;
+      if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
+      return true;
+    }
+    // Columns of the codes' grid that no tile owns.
+    if (2 * width.out() < width.size) {
+      const int64_t planes = planes_of(shape);
+      if ((error = launch(Zero{arguments.codes.data, planes * arguments.codes.plane_bytes}, stream))) return true;
+    }
+    if (layout == Layout::pixels)
+      return queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, true>>{}, arguments.codes);
+    return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, true>>{}, arguments.codes);
+  });
+}
+
+// The adjoint of max-blur by tiles, from codes.
+template <class T>
+bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
+  const Shape& shape = arguments.shape;
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
+  if (!is_tileable(shape, arguments.filters) || !arguments.codes.data) return false;
+  constexpr int vector = 4;
+  return with_window(shape, [&](auto taps, auto windows) {
+    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
+    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_grid, vector, true);
+    auto queue = [&](auto of_kernel) {
+      using Kernel = typename decltype(of_kernel)::type;
+      return Kernel::Down::reaches(height) && Kernel::Along::reaches(width) &&
+             queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
+                                 arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
+    };
+    if (layout == Layout::pixels) return queue(Type<MaxBlurBackwardTile<T, vector, K, 2, 2, 2, false, W>>{});
+    if (layout == Layout::rows) return queue(Type<MaxBlurBackwardTile<T, 1, K, 2, vector, 2, true, W>>{});
+    return queue(Type<MaxBlurBackwardTile<T, 1, K, 2, 2, 2, false, W>>{});
   });
 }
 
@@ -162,11 +256,17 @@ struct Dispatch {
     return launch(BlurBackwardPoint<T>{arguments}, stream);
   }
   static const char* max_blur(const BlurArguments& arguments, void* stream) {
+    const char* error = nullptr;
+    if constexpr (!std::is_same_v<T, double>)
+      if (max_blur_by_tiles<T>(arguments, stream, error)) return error;
     if (arguments.codes.data)
-      if (const char* error = launch(CodesPoint<T>{arguments}, stream)) return error;
+      if ((error = launch(CodesPoint<T>{arguments}, stream))) return error;
     return launch(BlurPoint<T>{arguments}, stream);
   }
   static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
+    const char* error = nullptr;
+    if constexpr (!std::is_same_v<T, double>)
+      if (max_blur_backward_by_tiles<T>(arguments, stream, error)) return error;
     return launch(MaxBackwardPoint<T>{arguments}, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
@@ -175,5 +275,9 @@ struct Dispatch {
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };
+
+// `float32_kernels`, say, of element type float.
+#define AABLUR_DEFINE_KERNELS(element, type) AABLUR_DEFINE_KERNELS_(element, type)
+#define AABLUR_DEFINE_KERNELS_(element, type) const Kernels element##_kernels = Dispatch<type>::kernels;
 
 }  // namespace aablur::gpu

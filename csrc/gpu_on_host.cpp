@@ -1,4 +1,5 @@
-// The GPU kernels' twin for tests: the same functors, run thread by thread on the host.
+// The GPU kernels' twin for tests: the same functors, run thread by thread on the host. Compiled once an element
+// type, too.
 #include "gpu_dispatch.h"
 
 namespace aablur::gpu {
@@ -9,7 +10,6 @@ const char* launch(const K& kernel, int64_t count, void*) {
   return nullptr;
 }
 
-const Kernels float16_kernels = Dispatch<float16>::kernels, bfloat16_kernels = Dispatch<bfloat16>::kernels,
-              float32_kernels = Dispatch<float>::kernels, float64_kernels = Dispatch<double>::kernels;
+AABLUR_DEFINE_KERNELS(AABLUR_ELEMENT, AABLUR_TYPE)
 
 }  // namespace aablur::gpu

@@ -184,6 +184,14 @@ AABLUR_HOST_DEVICE inline int64_t code_at(const Shape& shape, const Codes& codes
   return bytes[position / per_byte] >> (position % per_byte * codes.bits) & ((1 << codes.bits) - 1);
 }
 
+struct Zero {
+  uint8_t* data;
+  int64_t bytes;
+
+  int64_t count() const { return bytes; }
+  AABLUR_HOST_DEVICE void operator()(int64_t i) const { data[i] = 0; }
+};
+
 // Byte i of the codes: all that share it are made by one thread. What no pooled position has is zero.
 template <class T>
 struct CodesPoint {

@@ -8,6 +8,11 @@
 
 #include "gpu_points.h"
 
+// For counting instructions: only the tiles that touch no border.
+#if !defined(AABLUR_INSIDE_ONLY)
+#define AABLUR_INSIDE_ONLY false
+#endif
+
 namespace aablur::gpu {
 
 // n / d and n % d for n < 2**31, by a multiplication.
@@ -42,6 +47,7 @@ struct alignas(sizeof(T) * V) Pixel {
 template <class P>
 AABLUR_HOST_DEVICE inline P load(const void* p) {
 #if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(P) == 1) return bit_cast<P>(__ldg(static_cast<const unsigned char*>(p)));
   if constexpr (sizeof(P) == 16) return bit_cast<P>(__ldg(static_cast<const uint4*>(p)));
   if constexpr (sizeof(P) == 8) return bit_cast<P>(__ldg(static_cast<const uint2*>(p)));
   if constexpr (sizeof(P) == 4) return bit_cast<P>(__ldg(static_cast<const unsigned*>(p)));
@@ -49,6 +55,15 @@ AABLUR_HOST_DEVICE inline P load(const void* p) {
 #else
   return *static_cast<const P*>(p);
 #endif
+}
+
+// The low bytes of a word.
+template <class P>
+AABLUR_HOST_DEVICE inline P truncated(uint32_t word) {
+  P pixel;
+  AABLUR_UNROLL
+  for (int i = 0; i < int(sizeof(P)); ++i) pixel.element[i] = uint8_t(word >> (8 * i));
+  return pixel;
 }
 
 // Elements rounded from their accumulators; two halves at a time where the GPU can.
@@ -83,6 +98,7 @@ struct Tiling {
   int source_height = 0, source_width = 0, result_height = 0, result_width = 0;
   const float* taps = nullptr;  // height's, then width's; null for binomials
   Codes codes;
+  uint32_t planes_an_image = 1;      // of codes
   int code_row = 0, code_pixel = 0;  // codes from row to row, and from pixel to pixel
 
   int64_t threads(int64_t images) const {
@@ -198,7 +214,7 @@ struct BlurTile {
     const int top = tile.row * YO * S - before, left = tile.column * XO * S - before;
     const bool inside = top >= 0 && left >= 0 && top + R <= tiling.source_height && left + N <= tiling.source_width &&
                         (tile.row + 1) * YO <= tiling.result_height && (tile.column + 1) * XO <= tiling.result_width;
-    if (inside) blur<false>(tile, top, left);
+    if (AABLUR_INSIDE_ONLY || inside) blur<false>(tile, top, left);
     else blur<true>(tile, top, left);
   }
 
@@ -252,21 +268,32 @@ struct Gather {
   AABLUR_HOST_DEVICE static constexpr int tap(int a, int k) { return First + a + before - (low + k) * S; }
   AABLUR_HOST_DEVICE static constexpr bool used(int a, int k) { return tap(a, k) >= 0 && tap(a, k) < K; }
 
-  // The weight of each element for each result, folded borders included.
-  AABLUR_HOST_DEVICE static void weigh(const Axis& axis, const float (&taps)[K], int start,
-                                       float (&weight)[Count][reads]) {
+  // The weight of each element for each result, folded borders included; 0 and not in `used` where it has none, so that
+  // a NaN of its stays out.
+  struct Weights {
+    float weight[Count][reads];
+    uint32_t used[Count];
+
+    AABLUR_HOST_DEVICE void add(int a, int k, float value, float& sum) const {
+      sum += weight[a][k] * (used[a] >> k & 1 ? value : 0.0f);
+    }
+  };
+  AABLUR_HOST_DEVICE static void weigh(const Axis& axis, const float (&taps)[K], int start, Weights& weights) {
     AABLUR_UNROLL
     for (int a = 0; a < Count; ++a) {
       AABLUR_UNROLL
-      for (int k = 0; k < reads; ++k) weight[a][k] = 0;
+      for (int k = 0; k < reads; ++k) weights.weight[a][k] = 0;
+      weights.used[a] = 0;
       const int i = start * S + First + a;
       if (i < 0 || i >= axis.pooled()) continue;
       axis.readers(i, [&](int64_t o, int64_t t) {
         AABLUR_UNROLL
         for (int k = 0; k < reads; ++k) {
+          if (o - start != low + k) continue;
+          weights.used[a] |= 1u << k;
           AABLUR_UNROLL
           for (int u = 0; u < K; ++u)
-            if (o - start == low + k && t == u) weight[a][k] += taps[u];
+            if (t == u) weights.weight[a][k] += taps[u];
         }
       });
     }
@@ -275,10 +302,9 @@ struct Gather {
   static bool reaches(const Axis& axis) {
     const int64_t n = axis.pooled(), tile = Count + First;
     bool all = true;
-    for (int64_t i = 0; i < n; i = i + 1 == 4 * K && n - 4 * K > i ? n - 4 * K : i + 1) {
-      const int64_t start = i / tile * tile / S;
-      axis.readers(i, [&](int64_t o, int64_t) { all = all && o - start >= low && o - start <= high; });
-    }
+    for (int64_t i = 0; i < n; i = i + 1 == 4 * K && n - 4 * K > i ? n - 4 * K : i + 1)
+      for (int64_t u = i / tile; u <= (i - First) / tile; ++u)
+        axis.readers(i, [&](int64_t o, int64_t) { all = all && o - u * tile / S >= low && o - u * tile / S <= high; });
     return all;
   }
 };
@@ -302,7 +328,7 @@ struct BlurBackwardTile {
     const bool inside = i0 >= K && j0 >= K && i0 + YI + K <= tiling.result_height &&
                         j0 + XI + K <= tiling.result_width && i0 / S + Down::low + R <= tiling.source_height &&
                         j0 / S + Along::low + N <= tiling.source_width;
-    if (inside) gather<false>(tile, i0 / S, j0 / S);
+    if (AABLUR_INSIDE_ONLY || inside) gather<false>(tile, i0 / S, j0 / S);
     else gather<true>(tile, i0 / S, j0 / S);
   }
 
@@ -311,7 +337,8 @@ struct BlurBackwardTile {
     const TileTaps<K> taps(tiling.taps);
     const T* source = x + tile.image * tiling.source_image + tile.plane * tiling.source_plane + tile.lane * V;
     [[maybe_unused]] typename Row::Columns columns;
-    [[maybe_unused]] float down[YI][R], along[XI][N];
+    [[maybe_unused]] typename Down::Weights down;
+    [[maybe_unused]] typename Along::Weights along;
     if constexpr (Border) {
       AABLUR_UNROLL
       for (int k = 0; k < N; ++k) {
@@ -338,12 +365,12 @@ struct BlurBackwardTile {
         float spread = 0;
         AABLUR_UNROLL
         for (int m = 0; m < N; ++m) {
-          if constexpr (Border) spread += along[b][m] * value[m][l];
+          if constexpr (Border) along.add(b, m, value[m][l], spread);
           else if (Along::used(b, m)) spread += taps.width[Along::tap(b, m)] * value[m][l];
         }
         AABLUR_UNROLL
         for (int a = 0; a < YI; ++a) {
-          if constexpr (Border) sums[a][b][l] += down[a][k] * spread;
+          if constexpr (Border) down.add(a, k, spread, sums[a][b][l]);
           else if (Down::used(a, k)) sums[a][b][l] += taps.height[Down::tap(a, k)] * spread;
         }
       }
@@ -351,6 +378,297 @@ struct BlurBackwardTile {
       for (int a = 0; a < YI; ++a)
         if (Border ? k == R - 1 : Down::used(a, k) && !(k + 1 < R && Down::used(a, k + 1)))
           store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a, out, sums[a]);
+    }
+  }
+};
+
+// ---- the max -------------------------------------------------------------------------------------
+
+// Maxima of a pixel so far, and their codes: a field of Bits a lane.
+template <int V, int Bits, bool WithCodes>
+struct Best {
+  static constexpr uint32_t field = (1u << Bits) - 1;
+  float value[V];
+  uint32_t codes;
+
+  // The same code in every lane.
+  AABLUR_HOST_DEVICE static constexpr uint32_t all(uint32_t code) {
+    uint32_t word = 0;
+    for (int l = 0; l < V; ++l) word |= code << (l * Bits);
+    return word;
+  }
+  AABLUR_HOST_DEVICE void take(const float (&candidate)[V], uint32_t candidate_codes) {
+    uint32_t replaced = 0;
+    AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) {
+      const bool replaces = Max::replaces(candidate[l], value[l]);
+      value[l] = replaces ? candidate[l] : value[l];
+      if (WithCodes && replaces) replaced |= field << (l * Bits);
+    }
+    if (WithCodes) codes = (codes & ~replaced) | (candidate_codes & replaced);
+  }
+};
+
+// The first of a plane's codes.
+AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {
+  return tiling.codes.data + (int64_t(tile.image) * tiling.planes_an_image + tile.plane) * tiling.codes.plane_bytes;
+}
+
+// BlurTile of the max over windows of Window x Window. With codes, each tile writes those of its own S * YO rows and
+// S * XO columns of the pooled map: whole bytes.
+template <class T, int V, int K, int S, int XO, int YO, bool Wide, int Window, bool WithCodes>
+struct MaxBlurTile {
+  static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K, Bits = Window == 2 ? 2 : 4;
+  static constexpr int result_rows = YO, result_columns = XO, lanes = V;
+  static_assert(before <= K - S, "a tile must read the positions that it owns");
+  using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
+  using Pooled = Best<V, Bits, WithCodes>;
+
+  Tiling tiling;
+  const T* x;
+  T* out;
+
+  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
+    const Tile tile(tiling, uint32_t(i));
+    const int top = tile.row * YO * S - before, left = tile.column * XO * S - before;
+    const bool inside = top >= 0 && left >= 0 && top + R + Window - 1 <= tiling.source_height &&
+                        left + N + Window - 1 <= tiling.source_width && (tile.row + 1) * YO <= tiling.result_height &&
+                        (tile.column + 1) * XO <= tiling.result_width;
+    if (AABLUR_INSIDE_ONLY || inside) blur<false>(tile, top, left);
+    else blur<true>(tile, top, left);
+  }
+
+  template <bool Border>
+  AABLUR_HOST_DEVICE void blur(const Tile& tile, int top, int left) const {
+    const TileTaps<K> taps(tiling.taps);
+    const T* source = x + tile.image * tiling.source_image + tile.plane * tiling.source_plane + tile.lane * V;
+    [[maybe_unused]] int columns[N];
+    if constexpr (Border) {
+      AABLUR_UNROLL
+      for (int j = 0; j < N; ++j) columns[j] = int(tiling.width.fold(left + j));
+    }
+    Pooled history[Window][N];  // each source row's maxima along the width
+    float sums[YO][XO][V] = {};
+    AABLUR_UNROLL
+    for (int s = 0; s < R + Window - 1; ++s) {
+      if constexpr (!Border) {
+        float value[N + Window - 1][V];
+        Row::read(source + (top + s) * tiling.source_row, left, tiling.source_pixel, value);
+        along_width(value, history[s % Window]);
+      }
+      const int r = s - (Window - 1);
+      if (r < 0) continue;
+      Pooled pooled[N];
+      if constexpr (Border) {
+        border_row(source, int(tiling.height.fold(top + r)), columns, pooled);
+      } else {
+        AABLUR_UNROLL
+        for (int j = 0; j < N; ++j) {
+          pooled[j] = history[r % Window][j];
+          AABLUR_UNROLL
+          for (int a = 1; a < Window; ++a) {
+            const Pooled& next = history[(r + a) % Window][j];
+            pooled[j].take(next.value, next.codes + Pooled::all(a * Window));
+          }
+        }
+      }
+      if (WithCodes && r >= before && r < before + YO * S) store_codes<Border>(tile, top + r, left + before, pooled);
+      AABLUR_UNROLL
+      for (int ox = 0; ox < XO; ++ox) AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) {
+        float along = taps.width[0] * pooled[ox * S].value[l];
+        AABLUR_UNROLL
+        for (int t = 1; t < K; ++t) along += taps.width[t] * pooled[ox * S + t].value[l];
+        AABLUR_UNROLL
+        for (int oy = 0; oy < YO; ++oy)
+          if (r - oy * S >= 0 && r - oy * S < K) sums[oy][ox][l] += taps.height[r - oy * S] * along;
+      }
+      AABLUR_UNROLL
+      for (int oy = 0; oy < YO; ++oy)
+        if (r - oy * S == K - 1) store_row<T, V, XO, YO, Wide, Border>(tiling, tile, oy, out, sums[oy]);
+    }
+  }
+
+  AABLUR_HOST_DEVICE static void along_width(const float (&value)[N + Window - 1][V], Pooled (&best)[N]) {
+    AABLUR_UNROLL
+    for (int j = 0; j < N; ++j) {
+      AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) best[j].value[l] = value[j][l];
+      best[j].codes = 0;
+      AABLUR_UNROLL
+      for (int c = 1; c < Window; ++c) best[j].take(value[j + c], Pooled::all(c));
+    }
+  }
+
+  // Pooled row `row` at folded columns: where they lie apart, and zero outside.
+  AABLUR_HOST_DEVICE void border_row(const T* source, int row, const int (&columns)[N], Pooled (&pooled)[N]) const {
+    AABLUR_UNROLL
+    for (int j = 0; j < N; ++j) {
+      AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) pooled[j].value[l] = 0;
+      pooled[j].codes = 0;
+      if (row == outside || columns[j] == outside) continue;
+      const T* first = source + row * tiling.source_row + columns[j] * tiling.source_pixel;
+      AABLUR_UNROLL
+      for (int e = 0; e < Window * Window; ++e) {
+        float value[1][V];
+        Segment<T, V, 1, 0, 0>::read(first + e / Window * tiling.source_row, e % Window, tiling.source_pixel, value);
+        if (e > 0) {
+          pooled[j].take(value[0], Pooled::all(e));
+        } else {
+          AABLUR_UNROLL
+          for (int l = 0; l < V; ++l) pooled[j].value[l] = value[0][l];
+        }
+      }
+    }
+  }
+
+  // The codes of the tile's own positions of pooled row p, from column q.
+  template <bool Border>
+  AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[N]) const {
+    uint8_t* const first = codes_of(tiling, tile);
+    const int64_t start = int64_t(p) * tiling.code_row + q * int64_t(tiling.code_pixel) + tile.lane * V;  // in codes
+    const int64_t end = tiling.codes.plane_bytes;
+    if constexpr (V > 1) {
+      using Word = Pixel<uint8_t, V * Bits / 8>;
+      AABLUR_UNROLL
+      for (int j = 0; j < XO * S; ++j) {
+        const int64_t at = (start + j * int64_t(tiling.code_pixel)) * Bits / 8;
+        if (!Border || (q + j < tiling.source_width && at + int64_t(sizeof(Word)) <= end))
+          *reinterpret_cast<Word*>(first + at) = truncated<Word>(pooled[before + j].codes);
+      }
+    } else {
+      static_assert(Wide || !WithCodes, "single elements share bytes of codes");
+      uint32_t word = 0;
+      AABLUR_UNROLL
+      for (int j = 0; j < XO * S; ++j) word |= pooled[before + j].codes << (j * Bits);
+      AABLUR_UNROLL
+      for (int byte = 0; byte < XO * S * Bits / 8; ++byte) {
+        const int64_t at = start * Bits / 8 + byte;
+        if (!Border || at < end) first[at] = uint8_t(word >> (8 * byte));
+      }
+    }
+  }
+};
+
+// YI x XI elements of the input's gradient: the adjoint of the blur at the pooled positions whose windows hold them,
+// each sent to the element that its code names.
+template <class T, int V, int K, int S, int XI, int YI, bool Wide, int Window>
+struct MaxBlurBackwardTile {
+  static constexpr int halo = Window - 1, rows = YI + halo, columns = XI + halo, Bits = Window == 2 ? 2 : 4;
+  using Down = Gather<K, S, -halo, rows>;
+  using Along = Gather<K, S, -halo, columns>;
+  static constexpr int N = Along::reads, R = Down::reads, result_rows = YI, result_columns = XI, lanes = V;
+  using Row = Segment<T, V, N, -Along::low, Wide ? XI / S : 0>;
+
+  Tiling tiling;
+  const T* x;  // the output's gradient
+  T* out;
+
+  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
+    const Tile tile(tiling, uint32_t(i));
+    const int i0 = tile.row * YI, j0 = tile.column * XI, reach = K + halo;
+    const bool inside = i0 >= reach && j0 >= reach && i0 + YI + reach <= tiling.result_height &&
+                        j0 + XI + reach <= tiling.result_width && i0 / S + Down::low + R <= tiling.source_height &&
+                        j0 / S + Along::low + N <= tiling.source_width;
+    if (AABLUR_INSIDE_ONLY || inside) gather<false>(tile, i0, j0);
+    else gather<true>(tile, i0, j0);
+  }
+
+  template <bool Border>
+  AABLUR_HOST_DEVICE void gather(const Tile& tile, int i0, int j0) const {
+    const TileTaps<K> taps(tiling.taps);
+    const int top = i0 / S, left = j0 / S;
+    const T* source = x + tile.image * tiling.source_image + tile.plane * tiling.source_plane + tile.lane * V;
+    [[maybe_unused]] typename Row::Columns at;
+    [[maybe_unused]] typename Down::Weights down;
+    [[maybe_unused]] typename Along::Weights along;
+    if constexpr (Border) {
+      AABLUR_UNROLL
+      for (int k = 0; k < N; ++k) {
+        const int column = left + Along::low + k;
+        at.at[k] = column >= 0 && column < tiling.source_width ? column : int(outside);
+      }
+      Down::weigh(tiling.height, taps.height, top, down);
+      Along::weigh(tiling.width, taps.width, left, along);
+    }
+    float pooled[rows][columns][V] = {};
+    float sums[YI][XI][V] = {};
+    AABLUR_UNROLL
+    for (int k = 0; k < R; ++k) {
+      float value[N][V];
+      const int row = top + Down::low + k;
+      if constexpr (Border) {
+        const bool there = row >= 0 && row < tiling.source_height;
+        Row::read(source + (there ? row : 0) * tiling.source_row, at, there, tiling.source_pixel, value);
+      } else {
+        Row::read(source + row * tiling.source_row, left + Along::low, tiling.source_pixel, value);
+      }
+      AABLUR_UNROLL
+      for (int b = 0; b < columns; ++b) AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) {
+        float spread = 0;
+        AABLUR_UNROLL
+        for (int m = 0; m < N; ++m) {
+          if constexpr (Border) along.add(b, m, value[m][l], spread);
+          else if (Along::used(b, m)) spread += taps.width[Along::tap(b, m)] * value[m][l];
+        }
+        AABLUR_UNROLL
+        for (int a = 0; a < rows; ++a) {
+          if constexpr (Border) down.add(a, k, spread, pooled[a][b][l]);
+          else if (Down::used(a, k)) pooled[a][b][l] += taps.height[Down::tap(a, k)] * spread;
+        }
+      }
+      AABLUR_UNROLL
+      for (int a = 0; a < rows; ++a) {
+        if (!(Border ? k == R - 1 : Down::used(a, k) && !(k + 1 < R && Down::used(a, k + 1)))) continue;
+        select<Border>(tile, i0, j0, a, pooled[a], sums);
+        if (a >= halo) store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a - halo, out, sums[a - halo]);
+      }
+    }
+  }
+
+  // Sends pooled row i0 - halo + a to the rows of the tile that its windows hold.
+  template <bool Border>
+  AABLUR_HOST_DEVICE void select(const Tile& tile, int i0, int j0, int a, const float (&pooled)[columns][V],
+                                 float (&sums)[YI][XI][V]) const {
+    const uint8_t* const first = codes_of(tiling, tile);
+    const int p = i0 - halo + a;
+    if (Border && (p < 0 || p >= int(tiling.height.pooled()))) return;
+    AABLUR_UNROLL
+    for (int b = 0; b < columns; ++b) {
+      const int q = j0 - halo + b;
+      if (Border && (q < 0 || q >= int(tiling.width.pooled()))) continue;
+      const uint32_t codes = read_codes(first, tile, p, j0, b - halo);
+      AABLUR_UNROLL
+      for (int c = 0; c < Window * Window; ++c) {
+        const int y = a - halo + c / Window, z = b - halo + c % Window;
+        if (y < 0 || y >= YI || z < 0 || z >= XI) continue;
+        AABLUR_UNROLL
+        for (int l = 0; l < V; ++l)
+          if ((codes >> (l * Bits) & Best<V, Bits, true>::field) == uint32_t(c)) sums[y][z][l] += pooled[b][l];
+      }
+    }
+  }
+
+  // The codes of the pixel `offset` columns from j0, a multiple of XI.
+  AABLUR_HOST_DEVICE uint32_t read_codes(const uint8_t* first, const Tile& tile, int p, int j0, int offset) const {
+    if constexpr (V > 1) {
+      const int64_t at = int64_t(p) * tiling.code_row + (j0 + offset) * int64_t(tiling.code_pixel) + tile.lane * V;
+      const auto word = load<Pixel<uint8_t, V * Bits / 8>>(first + at * Bits / 8);
+      uint32_t codes = 0;
+      AABLUR_UNROLL
+      for (int byte = 0; byte < V * Bits / 8; ++byte) codes |= uint32_t(word.element[byte]) << (8 * byte);
+      return codes;
+    } else if constexpr (Wide) {
+      const int64_t start = (int64_t(p) * tiling.code_row + j0) * Bits / 8;  // a whole number of bytes
+      constexpr int shift = 64 * 8;
+      const int bit = offset * Bits + shift;
+      return uint32_t(load<Pixel<uint8_t, 1>>(first + start + bit / 8 - 64).element[0]) >> (bit % 8);
+    } else {
+      const int64_t bit =
+          (int64_t(p) * tiling.code_row + (j0 + offset) * int64_t(tiling.code_pixel) + tile.lane) * Bits;
+      return uint32_t(load<Pixel<uint8_t, 1>>(first + bit / 8).element[0]) >> (bit % 8);
     }
   }
 };
