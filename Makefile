@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 VARIANTS := sanitize gpu_on_host
 export AABLUR_CUDA_ARCHS ?= 90
 
-.PHONY: bench test lint variants clean
+.PHONY: bench test lint codegen variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
@@ -27,6 +27,9 @@ lint: $(VENV)/done
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+
+codegen: $(VENV)/done
+	$(BIN)/python -m benchmarks.codegen
 
 variants: $(VENV)/done
 	for variant in $(VARIANTS); do AABLUR_VARIANT=$$variant $(BIN)/python setup.py --quiet build_ext || exit 1; done

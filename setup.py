@@ -119,7 +119,7 @@ def write_ninja(build: Path, target: Path) -> None:
         ninja.variable("nvcc", nvcc)
         ninja.variable(
             "nvccflags",
-            f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall "
+            f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
             f"-Xfatbin -compress-all {architecture_flags()}",
         )
         ninja.rule(

@@ -66,25 +66,37 @@ AABLUR_HOST_DEVICE inline P truncated(uint32_t word) {
   return pixel;
 }
 
+template <class T>
+AABLUR_HOST_DEVICE inline uint32_t rounded_pair(float low, float high) {
+  uint32_t word = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (std::is_same_v<T, bfloat16>) asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+#else
+  word = bit_cast<uint16_t>(narrow<T>(low)) | uint32_t(bit_cast<uint16_t>(narrow<T>(high))) << 16;
+#endif
+  return word;
+}
+
 // Elements rounded from their accumulators; two halves at a time where the GPU can.
 template <class T, int V>
 AABLUR_HOST_DEVICE inline Pixel<T, V> rounded(const float (&value)[V]) {
-  Pixel<T, V> pixel;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+  constexpr bool by_twos = sizeof(T) == 2 && V % 2 == 0;
+#else
+  constexpr bool by_twos = false;
+#endif
+  if constexpr (by_twos) {
     uint32_t words[V / 2];
     AABLUR_UNROLL
-    for (int i = 0; i < V / 2; ++i) {
-      if constexpr (std::is_same_v<T, bfloat16>)
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(value[2 * i + 1]), "f"(value[2 * i]));
-      else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(value[2 * i + 1]), "f"(value[2 * i]));
-    }
+    for (int i = 0; i < V / 2; ++i) words[i] = rounded_pair<T>(value[2 * i], value[2 * i + 1]);
     return bit_cast<Pixel<T, V>>(words);
+  } else {
+    Pixel<T, V> pixel;
+    AABLUR_UNROLL
+    for (int i = 0; i < V; ++i) pixel.element[i] = narrow<T>(value[i]);
+    return pixel;
   }
-#endif
-  AABLUR_UNROLL
-  for (int i = 0; i < V; ++i) pixel.element[i] = narrow<T>(value[i]);
-  return pixel;
 }
 
 // ---- what a tile is ------------------------------------------------------------------------------
@@ -299,7 +311,7 @@ struct Gather {
     }
   }
   // Whether every reader of every result is among the elements that its tile reads.
-  static bool reaches(const Axis& axis) {
+  AABLUR_HOST_DEVICE static bool reaches(const Axis& axis) {
     const int64_t n = axis.pooled(), tile = Count + First;
     bool all = true;
     for (int64_t i = 0; i < n; i = i + 1 == 4 * K && n - 4 * K > i ? n - 4 * K : i + 1)

@@ -1,0 +1,196 @@
+"""What nvcc makes of the hot GPU kernels, with no GPU: registers, spills, loads, instructions an element.
+
+`make codegen` prints the table; tests/test_codegen.py holds every row to its budget. Each kernel is compiled twice: as
+it is, for registers and spills, and without its border tiles (AABLUR_INSIDE_ONLY), where the code is straight, so that
+what is executed is what is there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a kernel may take, and the 16-byte accesses that it must have."""
+
+    kernel: str  # as csrc/codegen.cu names it
+    what: str
+    instructions: float  # an element of the larger map, in a tile that touches no border
+    registers: int
+    wide_loads: int = 0
+    wide_stores: int = 0
+
+
+# At the bandwidth of an H200 an element has time for 19 instructions in bfloat16, 39 in float32 (33.4e12 a second). The
+# blur's budgets are 8 and 14 where rows or pixels are read 16 bytes at a time. An element read alone pays an address of
+# its own; its adjoint's tile of 8 elements does not repay finding the tile. The max takes two comparisons, a selection
+# and a mark of its code for each of two candidates, which float32 has time for and bfloat16 has not: those rows are
+# above the 19 that memory allows.
+BUDGETS = (
+    Budget("BlurTile<float, 4, 3, 2, 2, 4, false>", "blur, float32, channels_last", 14, 80, 45, 8),
+    Budget("BlurTile<float, 1, 3, 2, 2, 8, true>", "blur, float32, NCHW rows", 14, 80, 17),
+    Budget("BlurTile<float, 1, 3, 2, 2, 4, false>", "blur, float32, single elements", 19, 80),
+    Budget("BlurTile<bfloat16, 8, 3, 2, 2, 4, false>", "blur, bfloat16, channels_last", 8, 128, 45, 8),
+    Budget("BlurTile<bfloat16, 1, 3, 2, 4, 8, true>", "blur, bfloat16, NCHW rows", 8, 80, 17),
+    Budget("BlurTile<bfloat16, 1, 3, 2, 2, 4, false>", "blur, bfloat16, single elements", 19, 80),
+    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 4, false>", "adjoint, float32, channels_last", 14, 80, 6, 8),
+    Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true>", "adjoint, float32, NCHW rows", 14, 80, 0, 4),
+    Budget("BlurBackwardTile<float, 1, 3, 2, 2, 4, false>", "adjoint, float32, single elements", 39, 80),
+    Budget("BlurBackwardTile<bfloat16, 8, 3, 2, 2, 4, false>", "adjoint, bfloat16, channels_last", 10, 128, 6, 8),
+    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 8, 4, true>", "adjoint, bfloat16, NCHW rows", 10, 168, 0, 4),
+    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false>", "adjoint, bfloat16, single elements", 39, 80),
+    Budget("MaxBlurTile<float, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, float32, channels_last", 39, 168, 60, 8),
+    Budget("MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, float32, NCHW rows", 39, 80, 10),
+    Budget("MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, bfloat16, channels_last", 30, 168),
+    Budget("MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, bfloat16, NCHW rows", 39, 80),
+    Budget(
+        "MaxBlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>", "max adjoint, float32, channels_last", 39, 168, 12, 8
+    ),
+    Budget("MaxBlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>", "max adjoint, float32, NCHW rows", 39, 128, 0, 4),
+    Budget("MaxBlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>", "max adjoint, bfloat16, channels_last", 39, 168),
+    Budget("MaxBlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>", "max adjoint, bfloat16, NCHW rows", 39, 128),
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    """What was found of one kernel."""
+
+    instructions: float  # an element of the larger map, in a tile that touches no border
+    registers: int
+    spilled_bytes: int
+    stack_bytes: int
+    local: int  # loads and stores of local memory
+    atomics: int
+    wide_loads: int
+    wide_stores: int
+
+
+def tools() -> tuple[str, str] | None:
+    """nvcc and cuobjdump (which Triton's wheel carries), or None where one is missing."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    path = os.pathsep.join((os.environ.get("PATH", ""), f"{home}/bin"))
+    triton = importlib.util.find_spec("triton")
+    if triton and triton.origin:
+        path += os.pathsep + str(Path(triton.origin).parent / "backends/nvidia/bin")
+    nvcc, cuobjdump = shutil.which("nvcc", path=path), shutil.which("cuobjdump", path=path)
+    return (nvcc, cuobjdump) if nvcc and cuobjdump else None
+
+
+def elements(kernel: str) -> int:
+    """Elements of the larger map that one thread's tile covers."""
+    name, arguments = kernel.rstrip(">").split("<")
+    _, lanes, _, stride, columns, rows = (a.strip() for a in arguments.split(",")[:6])
+    tile = int(lanes) * int(columns) * int(rows)
+    return tile if "Backward" in name else tile * int(stride) ** 2
+
+
+def _name(symbol: str) -> str:
+    """The kernel of `run<kernel>`, from its mangled name: nvcc's own demangler is not everywhere."""
+    kinds = {"f": "float", "i": "int"}
+    match = re.match(r"_ZN6aablur3gpu3runINS0_\d+(\w+?)I(.*?)EEEEvT_l", symbol)
+    assert match, symbol
+    rest, parts = match.group(2), []
+    while rest:
+        if literal := re.match(r"L([ib])(\d+)E", rest):
+            parts.append(literal.group(2) if literal.group(1) == "i" else ("false", "true")[int(literal.group(2))])
+        elif literal := re.match(r"NS0_\d+([a-z]+\d\d)E", rest):
+            parts.append(literal.group(1))
+        else:
+            literal = re.match(r"[fi]", rest)
+            assert literal, symbol
+            parts.append(kinds[literal.group(0)])
+        rest = rest[literal.end() :]
+    return f"{match.group(1)}<{', '.join(parts)}>"
+
+
+def _compile(nvcc: str, target: Path, *extra: str) -> str:
+    """Compiles csrc/codegen.cu for sm_90; returns what ptxas says."""
+    command = [nvcc, "-std=c++17", "-O3", "-arch=sm_90", "-cubin", "-Xptxas", "-v", *extra, "-o", str(target)]
+    done = subprocess.run([*command, str(ROOT / "csrc/codegen.cu")], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return done.stdout + done.stderr
+
+
+def _listing(cuobjdump: str, cubin: Path) -> dict[str, list[str]]:
+    """Kernel -> its instructions in order, without the padding."""
+    text = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[str]] = {}
+    for part in text.split("Function : ")[1:]:
+        instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", part, re.M)
+        found[_name(part.split()[0])] = [i for i in instructions if not re.match(r"(@\S+ )?(NOP|BRA)", i)]
+    return found
+
+
+def measure() -> dict[str, Code]:
+    """Compiles the hot kernels for sm_90 and counts."""
+    found = tools()
+    if found is None:
+        raise RuntimeError("nvcc and cuobjdump (from `pip install triton`) are needed")
+    nvcc, cuobjdump = found
+    with tempfile.TemporaryDirectory() as folder:
+        whole, inside = Path(folder, "whole.cubin"), Path(folder, "inside.cubin")
+        log = _compile(nvcc, whole)
+        _compile(nvcc, inside, "-DAABLUR_INSIDE_ONLY=true")
+        all_code, straight = _listing(cuobjdump, whole), _listing(cuobjdump, inside)
+    codes = {}
+    pattern = r"entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers"
+    for symbol, stack, spilled, registers in re.findall(pattern, log, re.S):
+        kernel = _name(symbol)
+        every, executed = all_code[kernel], straight[kernel]
+        codes[kernel] = Code(
+            instructions=len(executed) / elements(kernel),
+            registers=int(registers),
+            spilled_bytes=int(spilled),
+            stack_bytes=int(stack),
+            local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in every),
+            atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|RED)\b", i)) for i in every),
+            wide_loads=sum("LDG.E.128" in i for i in executed),
+            wide_stores=sum("STG.E.128" in i for i in executed),
+        )
+    return codes
+
+
+def main() -> int:
+    codes = measure()
+    table = Table(title="The hot GPU kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)")
+    for column in (
+        "kernel",
+        "instructions an element",
+        "registers",
+        "spilled bytes",
+        "16-byte loads",
+        "16-byte stores",
+    ):
+        table.add_column(column, justify="left" if column == "kernel" else "right")
+    for budget in BUDGETS:
+        code = codes[budget.kernel]
+        table.add_row(
+            budget.what,
+            f"{code.instructions:.1f} ({budget.instructions})",
+            f"{code.registers} ({budget.registers})",
+            f"{code.spilled_bytes} (0)",
+            f"{code.wide_loads} ({budget.wide_loads})",
+            f"{code.wide_stores} ({budget.wide_stores})",
+        )
+    Console(width=130).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

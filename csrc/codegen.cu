@@ -1,0 +1,28 @@
+// The hot kernels alone, for benchmarks/codegen.py to compile and count: 3 taps, stride 2.
+#include "cuda_launch.h"
+
+namespace aablur::gpu {
+
+#define AABLUR_HOT(...) template __global__ void run<__VA_ARGS__>(const __grid_constant__ __VA_ARGS__, int64_t);
+AABLUR_HOT(BlurTile<float, 4, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurTile<float, 1, 3, 2, 2, 8, true>)
+AABLUR_HOT(BlurTile<float, 1, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurTile<bfloat16, 8, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurTile<bfloat16, 1, 3, 2, 4, 8, true>)
+AABLUR_HOT(BlurTile<bfloat16, 1, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurBackwardTile<float, 4, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurBackwardTile<float, 1, 3, 2, 4, 4, true>)
+AABLUR_HOT(BlurBackwardTile<float, 1, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurBackwardTile<bfloat16, 8, 3, 2, 2, 4, false>)
+AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 8, 4, true>)
+AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false>)
+AABLUR_HOT(MaxBlurTile<float, 4, 3, 2, 2, 4, false, 2, true>)
+AABLUR_HOT(MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>)
+AABLUR_HOT(MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>)
+AABLUR_HOT(MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>)
+AABLUR_HOT(MaxBlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>)
+AABLUR_HOT(MaxBlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>)
+AABLUR_HOT(MaxBlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>)
+AABLUR_HOT(MaxBlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>)
+
+}  // namespace aablur::gpu
