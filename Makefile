@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 VARIANTS := sanitize gpu_on_host
 export AABLUR_CUDA_ARCHS ?= 90
 
-.PHONY: bench test lint codegen variants clean
+.PHONY: bench test lint codegen gpu variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
@@ -27,6 +27,15 @@ lint: $(VENV)/done
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+
+# Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch and pytest are there, nothing is fetched.
+gpu:
+	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')" \
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest tests/test_correct.py -k cuda -p no:cacheprovider
+	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
+	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py -k "cuda and tile" -p no:cacheprovider || exit 1; done; fi
+	$(PYTHON) -m benchmarks --device cuda $(BENCH)
 
 codegen: $(VENV)/done
 	$(BIN)/python -m benchmarks.codegen

@@ -30,11 +30,11 @@ def inputs_of(workload: Workload) -> tuple[list[Tensor], Tensor]:
 
     Beyond the cache there are two: while one is read, the other leaves the cache.
     """
-    x = feature_map(workload.shape).to(workload.dtype)
+    x = feature_map(workload.shape).to(workload.device, workload.dtype)
     x = x.contiguous(memory_format=workload.memory_format)
     copies = 2 if workload.regime == "memory" else 1
     inputs = [x.clone().requires_grad_(workload.backward) for _ in range(copies)]
-    dy = reference(workload).dy.contiguous(memory_format=workload.memory_format)
+    dy = reference(workload).dy.to(workload.device).contiguous(memory_format=workload.memory_format)
     return inputs, dy
 
 

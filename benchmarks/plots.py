@@ -165,7 +165,7 @@ def _figure(
 def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -> list[Path]:
     """Write the figures that have data beside the CSV, and name them."""
     about = (
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['isa']}, "
+        f"{machine['device']}, {machine['threads']} threads, {machine['isa']}, "
         f"torch {machine['torch']}, aablur {machine['commit']}, {machine['date']}"
     )
     if machine["freed_memory"] == "kept":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 SAMPLE_S = 5e-3  # far above the clock's step and the waking of a thread
 MIN_ROUNDS = 3
@@ -20,7 +21,7 @@ LONG_S = 0.2  # a call so long needs no warm-up of the caches: the first is a sa
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-# Seconds that a number of calls took. A CUDA timer would take the same arguments.
+# Seconds that a number of calls took.
 Timer = Callable[[Callable[[], object], int], float]
 
 
@@ -30,6 +31,17 @@ def cpu_timer(call: Callable[[], object], inner: int) -> float:
     for _ in range(inner):
         call()
     return time.perf_counter() - start
+
+
+def cuda_timer(call: Callable[[], object], inner: int) -> float:
+    """Time of `inner` calls in a row on the current CUDA stream, from event to event."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(inner):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 def keep_freed_memory() -> bool:

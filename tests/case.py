@@ -97,7 +97,7 @@ def arrange(x: Tensor, layout: str, rank: int) -> Tensor:
     return batched if x.ndim == rank + 2 else batched.squeeze(0)
 
 
-def make_input(case: Case) -> Tensor:
+def make_input(case: Case, device: str = "cpu") -> Tensor:
     seed = _seed(case, "x")
     x = torch.randn(case.shape, generator=seed, dtype=torch.float64)
     if case.values == "ties":
@@ -107,10 +107,10 @@ def make_input(case: Case) -> Tensor:
     elif case.values == "special":
         chance = torch.rand(case.shape, generator=seed)
         x[chance < 0.5], x[chance < 0.08], x[chance < 0.04] = -torch.inf, torch.inf, torch.nan
-    return arrange(x.to(DTYPES[case.dtype]), case.layout, case.rank)
+    return arrange(x.to(device, DTYPES[case.dtype]), case.layout, case.rank)
 
 
-def make_taps(case: Case) -> tuple[Any, list[Tensor]]:
+def make_taps(case: Case, device: str = "cpu") -> tuple[Any, list[Tensor]]:
     """The argument, and the tensors in it."""
     seed = _seed(case, "taps")
     dtype = DTYPES[case.taps_dtype or case.dtype]
@@ -121,7 +121,7 @@ def make_taps(case: Case) -> tuple[Any, list[Tensor]]:
             return entry
         k = int(entry[1:])
         shape = (channels, k) if entry[0] == "c" else (k,)
-        return (torch.rand(shape, generator=seed, dtype=torch.float64) * 2 - 0.75).to(dtype)
+        return (torch.rand(shape, generator=seed, dtype=torch.float64) * 2 - 0.75).to(device, dtype)
 
     taps = tuple(map(made, case.taps)) if isinstance(case.taps, tuple) else made(case.taps)
     return taps, [t for t in (taps if isinstance(taps, tuple) else (taps,)) if isinstance(t, Tensor)]
