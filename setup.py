@@ -35,7 +35,7 @@ X86_ISAS = {
     "avx2": "-mavx2 -mfma -mf16c -mbmi2",
 }
 ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}  # C++ types
-CUDA_ARCHS = os.environ.get("AABLUR_CUDA_ARCHS", "75;80;86;90;100;120+PTX")
+DEFAULT_CUDA_ARCHS = "75;80;86;90;100;120+PTX"
 
 
 def find_nvcc() -> str | None:
@@ -52,17 +52,27 @@ def find_nvcc() -> str | None:
     return found
 
 
-def architecture_flags() -> str:
+def cuda_architectures(nvcc: str) -> list[str]:
+    """What to compile for, "90" or "120+PTX": the architectures asked for, or the default ones that this nvcc knows."""
+    asked = os.environ.get("AABLUR_CUDA_ARCHS")
+    if asked:
+        return asked.replace(".", "").replace(" ", ";").split(";")
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    found = [a for a in DEFAULT_CUDA_ARCHS.split(";") if f"compute_{a.removesuffix('+PTX')}" in known]
+    return [*found[:-1], found[-1].removesuffix("+PTX") + "+PTX"]
+
+
+def architecture_flags(architectures: list[str]) -> str:
     flags = []
-    for arch in CUDA_ARCHS.replace(" ", ";").split(";"):
-        number = arch.removesuffix("+PTX").replace(".", "")
+    for arch in architectures:
+        number = arch.removesuffix("+PTX")
         flags.append(f"-gencode arch=compute_{number},code=sm_{number}")
         if arch.endswith("+PTX"):
             flags.append(f"-gencode arch=compute_{number},code=compute_{number}")
     return " ".join(flags)
 
 
-def write_ninja(build: Path, target: Path) -> None:
+def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
     """Writes build.ninja: every source an object, cpu_kernels.cpp one an instruction set, all one library."""
     import torch
     from ninja import ninja_syntax
@@ -100,10 +110,12 @@ def write_ninja(build: Path, target: Path) -> None:
 
     link = [f"-L{torch_root}/lib", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
     link += sanitize if SANITIZE else ["-Wl,-s"]
-    nvcc = find_nvcc()
-    architectures = CUDA_ARCHS if nvcc else ""
+    architectures = cuda_architectures(nvcc) if nvcc else []
     compiled(
-        "library", "library.cpp", f'{torch_extra} -DAABLUR_CUDA_ARCHS=\\"{architectures}\\"', implicit=["schemas.inc"]
+        "library",
+        "library.cpp",
+        f"{torch_extra} '-DAABLUR_CUDA_ARCHS=\"{';'.join(architectures)}\"'",
+        implicit=["schemas.inc"],
     )
     if VARIANT == "gpu_on_host":
         compiled("gpu", "gpu.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
@@ -120,7 +132,7 @@ def write_ninja(build: Path, target: Path) -> None:
         ninja.variable(
             "nvccflags",
             f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
-            f"-Xfatbin -compress-all {architecture_flags()}",
+            f"-Xfatbin -compress-all {architecture_flags(architectures)}",
         )
         ninja.rule(
             "cuda",
@@ -149,6 +161,22 @@ def schemas_as_c() -> str:
     return "".join(f'"{schema}",\n' for schema in schemas)
 
 
+def run_ninja(build: Path, target: Path) -> None:
+    """Builds the library; without the CUDA kernels where nvcc fails and nobody insists on them."""
+    ninja = [sys.executable, "-m", "ninja", "-C", str(build)]
+    if nvcc := find_nvcc():
+        try:
+            write_ninja(build, target, nvcc)
+            subprocess.run(ninja, check=True)
+            return
+        except (OSError, subprocess.CalledProcessError) as error:
+            if os.environ.get("AABLUR_CUDA") == "1":
+                raise
+            print(f"aablur: CUDA kernels not built ({error})", file=sys.stderr)
+    write_ninja(build, target, None)
+    subprocess.run(ninja, check=True)
+
+
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         build = ROOT / "build" / VARIANT
@@ -157,8 +185,7 @@ class BuildNative(build_ext):
             if FORBID:
                 raise RuntimeError("AABLUR_NATIVE=0")
             build.mkdir(parents=True, exist_ok=True)
-            write_ninja(build, target)
-            subprocess.run([sys.executable, "-m", "ninja", "-C", str(build)], check=True)
+            run_ninja(build, target)
         except (RuntimeError, ImportError, OSError, subprocess.CalledProcessError) as error:
             if INSIST:
                 raise
