@@ -47,22 +47,20 @@ BUDGETS = (
     Budget("BlurTile<bfloat16, 8, 3, 2, 2, 4, false>", "blur, bfloat16, channels_last", 8, 128, 45, 8),
     Budget("BlurTile<bfloat16, 1, 3, 2, 4, 8, true>", "blur, bfloat16, NCHW rows", 8, 80, 17),
     Budget("BlurTile<bfloat16, 1, 3, 2, 2, 4, false>", "blur, bfloat16, single elements", 19, 80),
-    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 4, false>", "adjoint, float32, channels_last", 14, 80, 6, 8),
-    Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true>", "adjoint, float32, NCHW rows", 14, 80, 0, 4),
-    Budget("BlurBackwardTile<float, 1, 3, 2, 2, 4, false>", "adjoint, float32, single elements", 39, 80),
-    Budget("BlurBackwardTile<bfloat16, 8, 3, 2, 2, 4, false>", "adjoint, bfloat16, channels_last", 10, 128, 6, 8),
-    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 8, 4, true>", "adjoint, bfloat16, NCHW rows", 10, 168, 0, 4),
-    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false>", "adjoint, bfloat16, single elements", 39, 80),
+    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 2, false, 1>", "adjoint, float32, channels_last", 14, 80, 4, 4),
+    Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 1>", "adjoint, float32, NCHW rows", 14, 80, 0, 4),
+    Budget("BlurBackwardTile<float, 1, 3, 2, 2, 4, false, 1>", "adjoint, float32, single elements", 39, 80),
+    Budget("BlurBackwardTile<bfloat16, 8, 3, 2, 2, 4, false, 1>", "adjoint, bfloat16, channels_last", 10, 128, 6, 8),
+    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 8, 4, true, 1>", "adjoint, bfloat16, NCHW rows", 10, 168, 0, 4),
+    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false, 1>", "adjoint, bfloat16, single elements", 39, 80),
     Budget("MaxBlurTile<float, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, float32, channels_last", 39, 168, 60, 8),
     Budget("MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, float32, NCHW rows", 39, 80, 10),
     Budget("MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, bfloat16, channels_last", 30, 168),
     Budget("MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, bfloat16, NCHW rows", 39, 80),
-    Budget(
-        "MaxBlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>", "max adjoint, float32, channels_last", 39, 168, 12, 8
-    ),
-    Budget("MaxBlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>", "max adjoint, float32, NCHW rows", 39, 128, 0, 4),
-    Budget("MaxBlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>", "max adjoint, bfloat16, channels_last", 39, 168),
-    Budget("MaxBlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>", "max adjoint, bfloat16, NCHW rows", 39, 128),
+    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>", "max adjoint, float32, channels_last", 39, 168, 12, 8),
+    Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>", "max adjoint, float32, NCHW rows", 39, 128, 0, 4),
+    Budget("BlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>", "max adjoint, bfloat16, channels_last", 39, 168),
+    Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>", "max adjoint, bfloat16, NCHW rows", 39, 128),
 )
 
 

@@ -156,9 +156,10 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
     };
     const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_grid, vector, Backward);
     if constexpr (Backward) {
-      if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, S, 2, 4, false>>{});
-      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, S, vector, 4, true>>{});
-      return queue(Type<BlurBackwardTile<T, 1, K, S, 2, 4, false>>{});
+      if (layout == Layout::pixels)
+        return queue(Type<BlurBackwardTile<T, vector, K, S, 2, sizeof(T) == 4 ? 2 : 4, false, 1>>{});
+      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, S, vector, 4, true, 1>>{});
+      return queue(Type<BlurBackwardTile<T, 1, K, S, 2, 4, false, 1>>{});
     } else {
       if (layout == Layout::pixels) return queue(Type<BlurTile<T, vector, K, S, 2, 4, false>>{});
       if (layout == Layout::rows) return queue(Type<BlurTile<T, 1, K, S, vector / S, 8, true>>{});
@@ -235,9 +236,9 @@ bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* str
              queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
                                  arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
     };
-    if (layout == Layout::pixels) return queue(Type<MaxBlurBackwardTile<T, vector, K, 2, 2, 4, false, W>>{});
-    if (layout == Layout::rows) return queue(Type<MaxBlurBackwardTile<T, 1, K, 2, vector, 4, true, W>>{});
-    return queue(Type<MaxBlurBackwardTile<T, 1, K, 2, 2, 2, false, W>>{});
+    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, 2, 2, 4, false, W>>{});
+    if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, 2, vector, 4, true, W>>{});
+    return queue(Type<BlurBackwardTile<T, 1, K, 2, 2, 2, false, W>>{});
   });
 }
 

@@ -321,79 +321,6 @@ struct Gather {
   }
 };
 
-// YI x XI elements of the input's gradient, both multiples of S, without a window.
-template <class T, int V, int K, int S, int XI, int YI, bool Wide>
-struct BlurBackwardTile {
-  using Down = Gather<K, S, 0, YI>;
-  using Along = Gather<K, S, 0, XI>;
-  static constexpr int N = Along::reads, R = Down::reads, result_rows = YI, result_columns = XI, lanes = V;
-  using Row = Segment<T, V, N, -Along::low, Wide ? XI / S : 0>;
-
-  Tiling tiling;
-  const T* x;  // the output's gradient
-  T* out;
-
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const Tile tile(tiling, uint32_t(i));
-    const int i0 = tile.row * YI, j0 = tile.column * XI;
-    // Inside, every element is read as itself alone.
-    const bool inside = i0 >= K && j0 >= K && i0 + YI + K <= tiling.result_height &&
-                        j0 + XI + K <= tiling.result_width && i0 / S + Down::low + R <= tiling.source_height &&
-                        j0 / S + Along::low + N <= tiling.source_width;
-    if (AABLUR_INSIDE_ONLY || inside) gather<false>(tile, i0 / S, j0 / S);
-    else gather<true>(tile, i0 / S, j0 / S);
-  }
-
-  template <bool Border>
-  AABLUR_HOST_DEVICE void gather(const Tile& tile, int top, int left) const {
-    const TileTaps<K> taps(tiling.taps);
-    const T* source = x + tile.image * tiling.source_image + tile.plane * tiling.source_plane + tile.lane * V;
-    [[maybe_unused]] typename Row::Columns columns;
-    [[maybe_unused]] typename Down::Weights down;
-    [[maybe_unused]] typename Along::Weights along;
-    if constexpr (Border) {
-      AABLUR_UNROLL
-      for (int k = 0; k < N; ++k) {
-        const int column = left + Along::low + k;
-        columns.at[k] = column >= 0 && column < tiling.source_width ? column : int(outside);
-      }
-      Down::weigh(tiling.height, taps.height, top, down);
-      Along::weigh(tiling.width, taps.width, left, along);
-    }
-    float sums[YI][XI][V] = {};
-    AABLUR_UNROLL
-    for (int k = 0; k < R; ++k) {
-      float value[N][V];
-      const int row = top + Down::low + k;
-      if constexpr (Border) {
-        const bool there = row >= 0 && row < tiling.source_height;
-        Row::read(source + (there ? row : 0) * tiling.source_row, columns, there, tiling.source_pixel, value);
-      } else {
-        Row::read(source + row * tiling.source_row, left + Along::low, tiling.source_pixel, value);
-      }
-      AABLUR_UNROLL
-      for (int b = 0; b < XI; ++b) AABLUR_UNROLL
-      for (int l = 0; l < V; ++l) {
-        float spread = 0;
-        AABLUR_UNROLL
-        for (int m = 0; m < N; ++m) {
-          if constexpr (Border) along.add(b, m, value[m][l], spread);
-          else if (Along::used(b, m)) spread += taps.width[Along::tap(b, m)] * value[m][l];
-        }
-        AABLUR_UNROLL
-        for (int a = 0; a < YI; ++a) {
-          if constexpr (Border) down.add(a, k, spread, sums[a][b][l]);
-          else if (Down::used(a, k)) sums[a][b][l] += taps.height[Down::tap(a, k)] * spread;
-        }
-      }
-      AABLUR_UNROLL
-      for (int a = 0; a < YI; ++a)
-        if (Border ? k == R - 1 : Down::used(a, k) && !(k + 1 < R && Down::used(a, k + 1)))
-          store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a, out, sums[a]);
-    }
-  }
-};
-
 // ---- the max -------------------------------------------------------------------------------------
 
 // Maxima of a pixel so far, and their codes: a field of Bits a lane.
@@ -563,10 +490,10 @@ struct MaxBlurTile {
   }
 };
 
-// YI x XI elements of the input's gradient: the adjoint of the blur at the pooled positions whose windows hold them,
-// each sent to the element that its code names.
+// YI x XI elements of the input's gradient, both multiples of S: the adjoint of the blur at the pooled positions whose
+// windows hold them, each sent to the element that its code names. A window of 1 is no max, and has no codes.
 template <class T, int V, int K, int S, int XI, int YI, bool Wide, int Window>
-struct MaxBlurBackwardTile {
+struct BlurBackwardTile {
   static constexpr int halo = Window - 1, rows = YI + halo, columns = XI + halo, Bits = Window == 2 ? 2 : 4;
   using Down = Gather<K, S, -halo, rows>;
   using Along = Gather<K, S, -halo, columns>;
@@ -590,7 +517,7 @@ struct MaxBlurBackwardTile {
   template <bool Border>
   AABLUR_HOST_DEVICE void gather(const Tile& tile, int i0, int j0) const {
     const TileTaps<K> taps(tiling.taps);
-    const int top = i0 / S, left = j0 / S;
+    const int top = tile.row * (YI / S), left = tile.column * (XI / S);
     const T* source = x + tile.image * tiling.source_image + tile.plane * tiling.source_plane + tile.lane * V;
     [[maybe_unused]] typename Row::Columns at;
     [[maybe_unused]] typename Down::Weights down;
@@ -605,7 +532,7 @@ struct MaxBlurBackwardTile {
       Along::weigh(tiling.width, taps.width, left, along);
     }
     float pooled[rows][columns][V] = {};
-    float sums[YI][XI][V] = {};
+    [[maybe_unused]] float sums[YI][XI][V] = {};
     AABLUR_UNROLL
     for (int k = 0; k < R; ++k) {
       float value[N][V];
@@ -634,8 +561,12 @@ struct MaxBlurBackwardTile {
       AABLUR_UNROLL
       for (int a = 0; a < rows; ++a) {
         if (!(Border ? k == R - 1 : Down::used(a, k) && !(k + 1 < R && Down::used(a, k + 1)))) continue;
-        select<Border>(tile, i0, j0, a, pooled[a], sums);
-        if (a >= halo) store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a - halo, out, sums[a - halo]);
+        if constexpr (Window == 1) {
+          store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a, out, pooled[a]);
+        } else {
+          select<Border>(tile, i0, j0, a, pooled[a], sums);
+          if (a >= halo) store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a - halo, out, sums[a - halo]);
+        }
       }
     }
   }
