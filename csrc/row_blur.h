@@ -26,8 +26,12 @@ class RowBlur {
         pixels_(new const A*[terms_]),
         pointers_(new const A*[terms_]),
         weights_(terms_ * (plan.per_channel ? plan.tile : 1)),
+        pixel_weights_(terms_),
         sum_((plan.source[2] + 1) * plan.tile),
-        odd_(plan.lanes == 1 ? plan.source[2] : 0) {
+        odd_(plan.lanes == 1 ? plan.source[2] : 0),
+        rolls_(!Transposed && plan.lanes > 1 && !plan.per_channel && plan.axis[2].taps >= 2 && plan.axis[2].taps <= 7 &&
+               plan.axis[2].stride <= 2 && plan.tile >= 2 * lanes<A>),
+        columns_(rolls_ ? plan.axis[2].taps * (plan.tile + 2 * lanes<A>) : 0) {
     if constexpr (has_lookup<A>) {
       if (plan.lanes == 1 && !plan.per_channel && std::max(plan.source[2], plan.result[2]) <= longest_lookup<A>)
         lookup_.emplace(plan.table[2], static_cast<const A*>(plan.taps[2]), plan.source[2], plan.result[2]);
@@ -183,27 +187,48 @@ class RowBlur {
   template <class O>
   void blend_pixels(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
     if (direct_) return blend_at_once(source_pixel, tile, out, pixel);
-    sum_rows(source_pixel, tile);
+    if (!rolls_) sum_rows(source_pixel, tile);
     const Table& table = plan_.table[2];
     const Axis& width = plan_.axis[2];
     int64_t begin = 0, end = 0;  // of what is not left to the matrix
     if (!Transposed && !plan_.per_channel) {
       begin = table.interior_begin;
       end = table.interior_end;
-      const A* first = sum_.get() + (begin * width.stride - width.before) * tile.count;
-      correlate_pixels(first, width.stride * tile.count, tile.count, tap(2, 0, 0, tile), width.taps, end - begin,
-                       out + begin * pixel, pixel);
+      const int64_t first = begin * width.stride - width.before;
+      if (rolls_) roll(source_pixel, tile, first, end - begin, out + begin * pixel, pixel);
+      else
+        correlate_pixels(sum_.get() + first * tile.count, width.stride * tile.count, tile.count, tap(2, 0, 0, tile),
+                         width.taps, end - begin, out + begin * pixel, pixel);
     }
     for (int64_t o = begin == 0 ? end : 0; o < plan_.result[2]; o = o + 1 == begin ? end : o + 1) {
       int64_t count = 0;
       for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e, ++count) {
+        const int64_t w = table.entries[e].source;
+        if (rolls_)
+          weighted_sum(rows_.get(), w * source_pixel, weights_.get(), count_, tile.count, sum_.get() + w * tile.count);
         const A* weight = tap(2, table.entries[e].tap, 0, tile);
         pixels_[count] = sum_.get() + table.entries[e].source * tile.count;
         pointers_[count] = weight;
-        if (!plan_.per_channel) weights_.get()[count] = *weight;
+        if (!plan_.per_channel) pixel_weights_.get()[count] = *weight;
       }
       if (plan_.per_channel) weighted_sum(pixels_.get(), 0, pointers_.get(), count, tile.count, out + o * pixel);
-      else weighted_sum(pixels_.get(), 0, weights_.get(), count, tile.count, out + o * pixel);
+      else weighted_sum(pixels_.get(), 0, pixel_weights_.get(), count, tile.count, out + o * pixel);
+    }
+  }
+
+  // Outputs [0, outputs) of a row whose first reads the pixels from `first` on.
+  template <class O>
+  void roll(int64_t source_pixel, Tile tile, int64_t first, int64_t outputs, O* out, int64_t pixel) {
+    if constexpr (!Transposed && std::is_same_v<O, T>) {
+      for (int64_t r = 0; r < count_; ++r) rows_[r] += first * source_pixel;
+      auto at_stride = [&](auto stride) {
+        roll_pixels<decltype(stride)::value>(rows_.get(), weights_.get(), count_, source_pixel, tile.count,
+                                             tap(2, 0, 0, tile), plan_.axis[2].taps, outputs, columns_.get(), out,
+                                             pixel);
+      };
+      if (plan_.axis[2].stride == 1) at_stride(std::integral_constant<int, 1>{});
+      else at_stride(std::integral_constant<int, 2>{});
+      for (int64_t r = 0; r < count_; ++r) rows_[r] -= first * source_pixel;
     }
   }
 
@@ -280,7 +305,9 @@ class RowBlur {
   bool direct_;
   std::unique_ptr<const T*[]> rows_;
   std::unique_ptr<const A*[]> pixels_, pointers_;
-  Buffer<A> weights_, sum_, odd_;
+  Buffer<A> weights_, pixel_weights_, sum_, odd_;
+  bool rolls_;  // a row of pixels is blurred by roll_pixels
+  Buffer<A> columns_;
   std::optional<Lookup<T>> lookup_;
   std::vector<int64_t> term_begin_;
   std::vector<Term> term_list_;

@@ -1,6 +1,8 @@
 // The arithmetic of rows: weighted sums across rows, and the blur or its transpose along one.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu_kernels.h"
 #include "vector.h"
 
@@ -150,20 +152,84 @@ inline void correlate_pixels(const A* source, int64_t step, int64_t tile, const 
   });
 }
 
+// What correlate_pixels(row sum) gives, with the row sum of a pixel made when the first output asks for it and kept for
+// the others, in `columns` (taps - Stride pixels): a row of it would not stay in the nearest cache. Taps are 2 to 7.
+template <int Stride, class T, class A>
+inline void roll_pixels(const T* const* rows, const A* weights, int64_t row_count, int64_t step, int64_t tile,
+                        const A* taps, int64_t tap_count, int64_t outputs, A* columns, T* out, int64_t pixel) {
+  constexpr int64_t ahead =
+      1024 / sizeof(T);  // of the rows' reading: what the caches fetch by themselves comes too late
+  constexpr int64_t both = 2 * lanes<A>;
+  with_count(tap_count, [&](auto constant) {
+    constexpr int fixed = decltype(constant)::value, kept = fixed > Stride ? fixed - Stride : 0;
+    if constexpr (fixed > 1) {
+      auto roll = [&](auto same) {
+        constexpr int fixed_rows = decltype(same)::value ? fixed : 0;
+        const int64_t terms = fixed_rows ? fixed_rows : row_count;
+        Vector<A> weigh[fixed_rows ? fixed_rows : 1], correlate[fixed];
+        for (int r = 0; r < fixed_rows; ++r) weigh[r] = broadcast(weights[r]);
+        for (int t = 0; t < fixed; ++t) correlate[t] = broadcast(taps[t]);
+        auto sum = [&](int64_t at, auto... partial) {
+          Pair<A> total{};
+#pragma GCC unroll 7
+          for (int64_t r = 0; r < terms; ++r) {
+            const Vector<A> w = fixed_rows ? weigh[fixed_rows ? r : 0] : broadcast(weights[r]);
+            const Pair<A> row = load_pair(rows[r] + at, partial...);
+            total = r == 0 ? Pair<A>{w * row.first, w * row.second}
+                           : Pair<A>{total.first + w * row.first, total.second + w * row.second};
+          }
+          return total;
+        };
+        auto keep = [](A* p, Pair<A> v) {
+          store(p, v.first);
+          store(p + lanes<A>, v.second);
+        };
+        auto each_pair = [&](auto&& f) {  // f(lane), or f(lane, how many where they are fewer than a pair's)
+          int64_t c = 0;
+          for (; c + both <= tile; c += both) f(c);
+          if (c < tile) f(c, tile - c);
+        };
+        const int64_t room = ceil_div(tile, both) * both;
+        A* column[fixed];
+        for (int t = 0; t < fixed; ++t) column[t] = columns + t * room;
+        for (int t = 0; t < kept; ++t)
+          each_pair([&](int64_t c, auto... partial) { keep(column[t] + c, sum(t * step + c, partial...)); });
+        for (int64_t o = 0; o < outputs; ++o) {
+          const int64_t first = o * Stride * step;
+          T* to = out + o * pixel;
+          each_pair([&](int64_t c, auto... partial) {
+            if constexpr (sizeof...(partial) == 0) {
+              for (int64_t r = 0; r < terms; ++r)
+                for (int64_t at = 0; at < Stride * both; at += 64 / int64_t(sizeof(T)))
+                  __builtin_prefetch(rows[r] + first + kept * step + Stride * c + ahead + at);
+            }
+            Pair<A> total{};
+#pragma GCC unroll 7
+            for (int t = 0; t < fixed; ++t) {
+              Pair<A> v;
+              if (t < kept) {
+                v = {load(column[t] + c), load(column[t] + c + lanes<A>)};
+              } else {
+                v = sum(first + t * step + c, partial...);
+                if (t >= Stride) keep(column[t] + c, v);
+              }
+              total = t == 0 ? Pair<A>{correlate[t] * v.first, correlate[t] * v.second}
+                             : Pair<A>{total.first + correlate[t] * v.first, total.second + correlate[t] * v.second};
+            }
+            store_pair(to + c, total, partial...);
+          });
+          std::rotate(column, column + Stride % fixed, column + fixed);
+        }
+      };
+      if (row_count == fixed) roll(std::true_type{});
+      else roll(std::false_type{});
+    }
+  });
+}
+
 template <class O, class A>
 inline void store_split(O* p, Pair<A> even_odd) {
-  if constexpr (loads_split<O>) {
-    auto round = [](Vector<A> v) {
-      const Words bits = bit_cast<Words>(v);
-      return v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
-    };
-    const Words words = round(even_odd.first) >> 16 | (round(even_odd.second) & 0xffff0000u);
-    std::memcpy(p, &words, sizeof words);
-  } else {
-    const Pair<A> pair = interleave<A>(even_odd);
-    store(p, pair.first);
-    store(p + lanes<A>, pair.second);
-  }
+  store_pair(p, loads_split<O> ? even_odd : interleave<A>(even_odd));
 }
 
 // The transpose: out[i] = sum_o taps[i + before - o * Stride] * v[o] for begin <= i < end, o in reach.

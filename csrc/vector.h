@@ -204,6 +204,28 @@ inline Pair<A> load_pair(const T* p, int64_t n) {  // n < 2 * lanes<A>
 #endif
 }
 
+// The inverse of load_pair.
+template <class T, class A = accumulator<T>>
+inline void store_pair(T* p, Pair<A> pair) {
+  if constexpr (loads_split<T>) {
+    auto round = [](Vector<A> v) {
+      const Words bits = bit_cast<Words>(v);
+      return v != v ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    };
+    const Words words = round(pair.first) >> 16 | (round(pair.second) & 0xffff0000u);
+    std::memcpy(p, &words, sizeof words);
+  } else {
+    store(p, pair.first);
+    store(p + lanes<A>, pair.second);
+  }
+}
+template <class T, class A = accumulator<T>>
+inline void store_pair(T* p, Pair<A> pair, int64_t n) {  // n < 2 * lanes<A>
+  T padded[2 * lanes<A>];
+  store_pair(padded, pair);
+  std::memcpy(p, padded, n * sizeof(T));
+}
+
 template <class A, int Step, int Offset, int... I>
 inline Vector<A> pick(Vector<A> a, Vector<A> b, std::integer_sequence<int, I...>) {
   // Lane I of the result is element `Step * I + Offset` of (a, b).
