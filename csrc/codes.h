@@ -31,7 +31,9 @@ inline void select_max(const T* const* candidates, const uint16_t* candidate_cod
     }
     const T* const* const candidate = fixed ? copied : candidates;
     const uint16_t* const code_of = fixed ? copied_codes : candidate_codes;
+    constexpr int64_t ahead = 2048 / sizeof(T);  // what the caches fetch by themselves comes too late
     auto select = [&](int64_t i, auto... partial) {
+      __builtin_prefetch(candidate[terms - 1] + i + ahead);
       Vector<A> best = load(candidate[0] + i, partial...);
       Index<A> code = Index<A>{} + code_of[0];
 #pragma GCC unroll 9

@@ -67,17 +67,27 @@ class RowBlur {
           // Locals by value: what a lambda holds by reference would be read again after every store.
           const auto [begin, list, height] = terms;
           const T* const base = source.base;
+          auto blur_row = [begin = begin, list = list, base, pass](int64_t index, O* row, auto&& before) {
+            const Term* const term = list + begin[index];
+            const int64_t count = begin[index + 1] - begin[index];
+            before(term, count);
+            pass(count, [base, term](int64_t r) { return std::pair(base + term[r].offset, term[r].weight); }, row);
+          };
+          if (plan_.result[0] * plan_.result[1] == 1) {  // a small plane as a row
+            ahead_(base);
+            return blur_row(0, out, [](const Term*, int64_t) {});
+          }
           const auto [depths, heights] = range;
           const int64_t depth_stride = strides.depth, height_stride = strides.height;
           O* const plane_out = out;
+          Ahead ahead = ahead_;
           for (int64_t d = depths.begin; d < depths.end; ++d)
-            for (int64_t h = heights.begin; h < heights.end; ++h) {
-              const int64_t first = begin[d * height + h], last = begin[d * height + h + 1];
-              const Term* const term = list + first;
-              pass(
-                  last - first, [base, term](int64_t r) { return std::pair(base + term[r].offset, term[r].weight); },
-                  plane_out + d * depth_stride + h * height_stride);
-            }
+            for (int64_t h = heights.begin; h < heights.end; ++h)
+              blur_row(d * height + h, plane_out + d * depth_stride + h * height_stride,
+                       [base, &ahead](const Term* term, int64_t count) {
+                         if (count > 0) ahead(base + term[count - 1].offset);
+                       });
+          ahead_ = ahead;
         });
       }
     }
@@ -92,6 +102,7 @@ class RowBlur {
         rows_[count_] = source.base + terms.list[t].offset;
         weights_.get()[count_++] = terms.list[t].weight;
       }
+      if (plan_.lanes == 1 && count_ > 0) ahead_(rows_[count_ - 1]);
       blend(source.pixel(), plane, tile, row, strides.pixel);
     });
   }
@@ -306,6 +317,7 @@ class RowBlur {
   std::unique_ptr<const T*[]> rows_;
   std::unique_ptr<const A*[]> pixels_, pointers_;
   Buffer<A> weights_, pixel_weights_, sum_, odd_;
+  Ahead ahead_;
   bool rolls_;  // a row of pixels is blurred by roll_pixels
   Buffer<A> columns_;
   std::optional<Lookup<T>> lookup_;

@@ -72,6 +72,22 @@ inline void for_runs(int64_t width, Tile tile, int64_t pixel, F&& f) {
   for (int64_t w = 0; w < width; ++w) f(w * pixel, w * tile.count, tile.count);
 }
 
+// Asks for memory before it is read, where reading goes from low to high: what the caches fetch by themselves comes too
+// late, and not across pages.
+class Ahead {
+ public:
+  // What lies before p has been read, or will be right now.
+  void operator()(const void* p) {
+    const char *const at = static_cast<const char*>(p), *const end = at + distance;
+    if (next_ < at || next_ - at > 4 * distance) next_ = at;
+    for (; next_ < end; next_ += 64) __builtin_prefetch(next_);
+  }
+
+ private:
+  static constexpr int64_t distance = 2048;  // bytes
+  const char* next_ = nullptr;
+};
+
 // Prologue `identity`: rows as they lie in memory.
 template <class T>
 struct MemoryRows {
