@@ -16,6 +16,8 @@ bench: aablur/libaablur.so
 
 test: aablur/libaablur.so variants
 	$(BIN)/python -m pytest tests $(PYTEST)
+	@echo "the same cases with the Triton kernels in Triton's interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
 	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer, and with the GPU kernels on the host"
 	for variant in $(VARIANTS); do \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
@@ -28,14 +30,15 @@ lint: $(VENV)/done
 	$(BIN)/pyright
 	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
 
-# Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch and pytest are there, nothing is fetched.
+# Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch, pytest and ninja are there, nothing is fetched.
+ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
 gpu:
-	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')" \
-	$(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest tests/test_correct.py -k cuda -p no:cacheprovider
+	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$(ARCH)" $(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -m pytest tests/test_correct.py -k "cuda or triton" -p no:cacheprovider $(PYTEST)
 	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
-	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py -k "cuda and tile" -p no:cacheprovider || exit 1; done; fi
-	$(PYTHON) -m benchmarks --device cuda $(BENCH)
+	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py \
+	-k "cuda and tile and 16x21x18 and k3" -p no:cacheprovider || exit 1; done; fi
+	$(PYTHON) -m benchmarks.gpu $(BENCH)
 
 codegen: $(VENV)/done
 	$(BIN)/python -m benchmarks.codegen

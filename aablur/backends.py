@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from .version import __version__
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")
-DEVICE_KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # native backend, which is also its device's type -> dispatch key
+DEVICE_KEYS = {"cpu": "CPU", "cuda": "CUDA"}  # device type -> dispatch key
+_PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}  # device type -> backends, the best first
 _SEARCH = Path(__file__).parent / "libaablur.so"
 
 
@@ -49,8 +51,19 @@ def why_not(backend: str) -> str | None:
     if backend == "cuda":
         return _why_not_native or _why_not_cuda()
     if backend == "triton":
-        return "this version of aablur has no Triton kernels yet"
+        return _why_not_triton()
     return None
+
+
+def interprets_triton() -> bool:
+    """Whether Triton runs its kernels in its interpreter, on the CPU: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_not_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: `pip install triton` (torch's CUDA builds bring it)"
+    return None if interprets_triton() else _why_no_cuda_device()
 
 
 def _why_not_cuda() -> str | None:
@@ -59,6 +72,10 @@ def _why_not_cuda() -> str | None:
             "the native library was built without nvcc: install the CUDA toolkit, and run `AABLUR_CUDA=1 pip install "
             "--no-build-isolation --force-reinstall --no-deps aablur`"
         )
+    return _why_no_cuda_device()
+
+
+def _why_no_cuda_device() -> str | None:
     if torch.version.cuda is None:
         return "this build of torch has no CUDA"
     return None if torch.cuda.is_available() else "torch finds no CUDA device"
@@ -66,7 +83,21 @@ def _why_not_cuda() -> str | None:
 
 def serving(device_type: str) -> str:
     """The backend that serves a device when none is forced."""
-    return device_type if device_type in DEVICE_KEYS and why_not(device_type) is None else "reference"
+    able = (b for b in _PREFERRED.get(device_type, ()) if why_not(b) is None)
+    return next(able, "reference")
+
+
+def prefers_triton() -> bool:
+    """Whether Triton serves CUDA devices. Asks no driver: a process that has asked cannot fork any more."""
+    has_cuda_kernels = has_native() and torch.ops.aablur.cuda_archs()
+    return torch.version.cuda is not None and not has_cuda_kernels and importlib.util.find_spec("triton") is not None
+
+
+def devices(backend: str) -> tuple[str, ...]:
+    """The device types that a backend serves when it is forced."""
+    if backend == "triton":
+        return ("cpu",) if interprets_triton() else ("cuda",)
+    return tuple(DEVICE_KEYS) if backend == "reference" else (backend,)
 
 
 def has_native() -> bool:

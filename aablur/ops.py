@@ -37,33 +37,32 @@ def _spatial(x: Tensor, stride: list[int]) -> list[int]:
     return list(x.shape[-len(stride) :])
 
 
-# ---- reference kernels, for every device that has none of its own ------------------------------------
+# ---- kernels, which are given a Geometry in place of its numbers -------------------------------------
 
 
-def _blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
-    return reference.blur_pool(x, taps, _geometry("blur_pool", *args))
+def _kernel(op: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    names = [a.name for a in getattr(_ops, op).default._schema.arguments]
+    begin = names.index("taps_size")
+    end = 1 + names.index("window_dilation" if "window_dilation" in names else "padding_mode")
+    return lambda *args: body(*args[:begin], _geometry(op, *args[begin:end]), *args[end:])
 
 
-def _blur_pool_backward(grad: Tensor, taps: Tensor | None, size: list[int], *args: Any) -> Tensor:
-    *blur, channels_last = args
-    out = reference.blur_pool_backward(grad, taps, size, _geometry("blur_pool_backward", *blur))
+def _blur_pool_backward(
+    grad: Tensor, taps: Tensor | None, size: list[int], geometry: Geometry, channels_last: bool
+) -> Tensor:
+    out = reference.blur_pool_backward(grad, taps, size, geometry)
     return reference.in_layout(out, len(size), channels_last)
 
 
-def _blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, *args: Any) -> Tensor:
-    return reference.blur_pool_backward_taps(grad, x, taps, _geometry("blur_pool_backward_taps", *args)).contiguous()
-
-
-def _max_blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
-    return reference.blur_pool(x, taps, _geometry("max_blur_pool", *args))
+def _blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geometry) -> Tensor:
+    return reference.blur_pool_backward_taps(grad, x, taps, geometry).contiguous()
 
 
 def _batched(x: Tensor, rank: int) -> Tensor:
     return x if x.ndim == rank + 2 else x.unsqueeze(0)
 
 
-def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
-    geometry = _geometry("max_blur_pool", *args)
+def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
     rank = len(geometry.axes)
     channels_last = reference.prefers_channels_last(x, rank)
     _, indices = reference.max_pool_indices(_batched(x, rank).to(reference.accumulator_dtype(x.dtype)), geometry)
@@ -72,10 +71,9 @@ def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Te
 
 
 def _max_blur_pool_backward(
-    grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None, size: list[int], *args: Any
-) -> Tensor:
-    *blur, channels_last = args
-    geometry = _geometry("max_blur_pool_backward", *blur)
+    grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None, size: list[int], geometry: Geometry,
+    channels_last: bool,
+) -> Tensor:  # fmt: skip
     indices = _indices(grad, x, codes, size, geometry, channels_last)
     wide = grad.to(reference.accumulator_dtype(grad.dtype))
     pooled = [a.pooled_size(n) for a, n in zip(geometry.axes, size, strict=True)]
@@ -95,16 +93,33 @@ def _indices(
     return reference.codes_to_indices(codes, [*grad.shape[: -len(size)], *size], geometry, channels_last)
 
 
-_REFERENCE: dict[str, Callable[..., Any]] = {
-    "blur_pool": _blur_pool,
+# For every device that has no kernels of its own.
+_BODIES: dict[str, Callable[..., Any]] = {
+    "blur_pool": reference.blur_pool,
     "blur_pool_backward": _blur_pool_backward,
     "blur_pool_backward_taps": _blur_pool_backward_taps,
-    "max_blur_pool": _max_blur_pool,
+    "max_blur_pool": reference.blur_pool,
     "max_blur_pool_codes": _max_blur_pool_codes,
     "max_blur_pool_backward": _max_blur_pool_backward,
 }
-for _name, _kernel in _REFERENCE.items():
-    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+_REFERENCE = {name: _kernel(name, body) for name, body in _BODIES.items()}
+for _name, _run in _REFERENCE.items():
+    _library.impl(_name, _run, "CompositeExplicitAutograd")
+
+
+def _on_triton(op: str) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        from . import triton_ops  # its import takes seconds, and may fail where nothing needs it
+
+        return getattr(triton_ops, op)(*args)
+
+    return run
+
+
+_TRITON = {name: _kernel(name, _on_triton(name)) for name in _REFERENCE}
+if backends.prefers_triton():
+    for _name, _run in _TRITON.items():
+        _library.impl(_name, _run, "CUDA")
 
 
 # ---- fakes: shapes and strides without data ----------------------------------------------------------
@@ -145,8 +160,8 @@ _FAKE: dict[str, Callable[..., Any]] = {
     "max_blur_pool_codes": _fake_max_blur_pool_codes,
     "max_blur_pool_backward": lambda grad, x, codes, taps, size, *args: _empty(grad, size, args[-1]),
 }
-for _name, _kernel in _FAKE.items():
-    torch.library.register_fake(f"aablur::{_name}", _kernel, lib=_library)
+for _name, _run in _FAKE.items():
+    torch.library.register_fake(f"aablur::{_name}", _run, lib=_library)
 
 
 # ---- autograd ----------------------------------------------------------------------------------------
@@ -388,12 +403,15 @@ def _force(name: str) -> torch.library.Library:
     def refuse(*args: Any) -> Any:
         raise RuntimeError(f"backend {name!r} is forced, and serves no such device")
 
+    served, kernels = backends.devices(name), {"reference": _REFERENCE, "triton": _TRITON}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of every override
-        for op, kernel in _REFERENCE.items():
+        for op in _REFERENCE:
             for device, key in backends.DEVICE_KEYS.items():
-                if device != name:
-                    library.impl(op, kernel if name == "reference" else refuse, key, allow_override=True)
+                if device not in served:
+                    library.impl(op, refuse, key, allow_override=True)
+                elif name in kernels:
+                    library.impl(op, kernels[name][op], key, allow_override=True)
             if name != "reference":
                 library.impl(op, refuse, "CompositeExplicitAutograd", allow_override=True)
     return library

@@ -7,6 +7,7 @@ what is executed is what is there.
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
 import re
@@ -14,11 +15,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from . import codegen_triton
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,15 +84,14 @@ class Code:
     wide_stores: int
 
 
-def tools() -> tuple[str, str] | None:
-    """nvcc and cuobjdump (which Triton's wheel carries), or None where one is missing."""
+def tool(name: str) -> str | None:
+    """Where nvcc or cuobjdump is (Triton's wheel carries the latter), or None."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     path = os.pathsep.join((os.environ.get("PATH", ""), f"{home}/bin"))
     triton = importlib.util.find_spec("triton")
     if triton and triton.origin:
         path += os.pathsep + str(Path(triton.origin).parent / "backends/nvidia/bin")
-    nvcc, cuobjdump = shutil.which("nvcc", path=path), shutil.which("cuobjdump", path=path)
-    return (nvcc, cuobjdump) if nvcc and cuobjdump else None
+    return shutil.which(name, path=path)
 
 
 def elements(kernel: str) -> int:
@@ -137,10 +142,9 @@ def _listing(cuobjdump: str, cubin: Path) -> dict[str, list[str]]:
 
 def measure() -> dict[str, Code]:
     """Compiles the hot kernels for sm_90 and counts."""
-    found = tools()
-    if found is None:
+    nvcc, cuobjdump = tool("nvcc"), tool("cuobjdump")
+    if not (nvcc and cuobjdump):
         raise RuntimeError("nvcc and cuobjdump (from `pip install triton`) are needed")
-    nvcc, cuobjdump = found
     with tempfile.TemporaryDirectory() as folder:
         whole, inside = Path(folder, "whole.cubin"), Path(folder, "inside.cubin")
         log = _compile(nvcc, whole)
@@ -164,29 +168,38 @@ def measure() -> dict[str, Code]:
     return codes
 
 
-def main() -> int:
-    codes = measure()
-    table = Table(title="The hot GPU kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)")
-    for column in (
-        "kernel",
-        "instructions an element",
-        "registers",
-        "spilled bytes",
-        "16-byte loads",
-        "16-byte stores",
-    ):
+COLUMNS = ("instructions", "registers", "wide_loads", "wide_stores")
+TITLES = ("kernel", "instructions an element", "registers", "16-byte loads", "16-byte stores", "spills, stack")
+
+
+def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
+    """What was counted, each beside its budget."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in TITLES:
         table.add_column(column, justify="left" if column == "kernel" else "right")
-    for budget in BUDGETS:
-        code = codes[budget.kernel]
-        table.add_row(
-            budget.what,
-            f"{code.instructions:.1f} ({budget.instructions})",
-            f"{code.registers} ({budget.registers})",
-            f"{code.spilled_bytes} (0)",
-            f"{code.wide_loads} ({budget.wide_loads})",
-            f"{code.wide_stores} ({budget.wide_stores})",
-        )
-    Console(width=130).print(table)
+    for what, budget, code in rows:
+        cells = (f"{getattr(code, c):.3g} ({getattr(budget, c)})" for c in COLUMNS)
+        table.add_row(what, *cells, f"{getattr(code, 'spilled_bytes', 0) + code.local} (0)")
+    return table
+
+
+def main() -> int:
+    codes, console = measure(), Console(width=130)
+    title = "CUDA kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)"
+    console.print(table_of(title, ((b.what, b, codes[b.kernel]) for b in BUDGETS)))
+    cuobjdump = tool("cuobjdump")
+    assert cuobjdump
+    title = "Triton kernels for sm_90, their loop over rows, inner loops counted once (budget)"
+    found = ((b.what, b, codegen_triton.measure(b, cuobjdump)) for b in codegen_triton.BUDGETS)
+    console.print(table_of(title, found))
+    with (ROOT / "benchmarks/results/codegen-sm90.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("what", "kernel", *COLUMNS))
+        for budget in BUDGETS:
+            code = codes[budget.kernel]
+            counts = (getattr(code, column) for column in COLUMNS[1:])
+            writer.writerow((budget.what, budget.kernel, f"{code.instructions:.4g}", *counts))
+        print(f"wrote {file.name}")
     return 0
 
 

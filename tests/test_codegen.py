@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("rich")
 
-from benchmarks import codegen
+from benchmarks import codegen, codegen_triton
 
-pytestmark = pytest.mark.skipif(codegen.tools() is None, reason="no nvcc, or no cuobjdump")
+cuobjdump = codegen.tool("cuobjdump")
+needs_nvcc = pytest.mark.skipif(not (cuobjdump and codegen.tool("nvcc")), reason="no nvcc, or no cuobjdump")
+needs_triton = pytest.mark.skipif(cuobjdump is None, reason="no Triton, which carries cuobjdump")
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +19,12 @@ def codes() -> dict[str, codegen.Code]:
     return codegen.measure()
 
 
+@needs_nvcc
 def test_every_hot_kernel_has_a_budget(codes: dict[str, codegen.Code]) -> None:
     assert set(codes) == {b.kernel for b in codegen.BUDGETS}
 
 
+@needs_nvcc
 @pytest.mark.parametrize("budget", codegen.BUDGETS, ids=lambda b: b.kernel)
 def test_budget(budget: codegen.Budget, codes: dict[str, codegen.Code]) -> None:
     code = codes[budget.kernel]
@@ -27,3 +32,24 @@ def test_budget(budget: codegen.Budget, codes: dict[str, codegen.Code]) -> None:
     assert code.registers <= budget.registers
     assert code.instructions <= budget.instructions
     assert code.wide_loads >= budget.wide_loads and code.wide_stores >= budget.wide_stores
+
+
+@needs_triton
+@pytest.mark.parametrize("budget", codegen_triton.BUDGETS, ids=lambda b: b.what)
+def test_triton_budget(budget: codegen_triton.Budget) -> None:
+    assert cuobjdump
+    code = codegen_triton.measure(budget, cuobjdump)
+    assert code.local == code.atomics == 0
+    assert code.registers <= budget.registers
+    assert code.instructions <= budget.instructions
+    assert code.wide_loads >= budget.wide_loads and code.wide_stores >= budget.wide_stores
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [75, 80, 86, 100, 120])
+@pytest.mark.parametrize(
+    "op", ["blur_pool", "max_blur_pool_codes", "max_blur_pool_backward", "blur_pool_backward_taps"]
+)
+def test_triton_compiles_for_every_architecture(op: str, capability: int) -> None:
+    for kernel in codegen_triton.compile_op(op, torch.float16, "NCHW", architecture=capability):
+        assert kernel.asm["cubin"]

@@ -20,17 +20,24 @@ from aablur import reference
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 
 
-@pytest.fixture(params=["native", "reference", *(["cuda"] if torch.cuda.is_available() else [])])
+BACKENDS = ["native", "reference"]
+if "triton" not in aablur.info().why_not:
+    BACKENDS.append("triton")
+if torch.cuda.is_available():
+    BACKENDS.append("cuda")
+
+
+@pytest.fixture(params=BACKENDS)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the case's tensors lie, with the backend that is to be tested serving there."""
-    if request.param != "reference":
+    if request.param in ("native", "cuda"):
         place = "cpu" if request.param == "native" else request.param
         assert aablur.info().serving[place] == place
         yield place
     else:
         torch.set_num_threads(1)  # torch's grouped convolutions wait for each other on small maps
-        with aablur.backend("reference"):
-            yield "cpu"
+        with aablur.backend(request.param):
+            yield "cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu"
 
 
 def _gradient_like(y: Tensor) -> Tensor:

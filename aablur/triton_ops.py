@@ -1,0 +1,260 @@
+"""The ops on Triton: launch configurations, and the few steps around the kernels."""
+
+# Kernels take plain numbers where they are declared to take constants.
+# pyright: reportArgumentType=false
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import reference
+from . import triton_kernels as kernels
+from .geometry import Axis, Geometry, binomial, code_bits
+
+_MODES = {
+    "zeros": kernels.ZEROS, "reflect": kernels.REFLECT, "replicate": kernels.REPLICATE, "circular": kernels.CIRCULAR,
+}  # fmt: skip
+_MOST_BINOMIALS = 16  # taps of an axis that are constants of the kernel; more are read from memory
+_MOST_UNROLLED = 64  # terms of a sum whose loops are written out
+_TILE = 1024  # elements a program: 8 a thread, 16 bytes of a half
+_PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
+_WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
+_NARROWEST = 16
+_ROWS = 4  # a program
+_BYTES = 256  # of codes, a program
+_FUSED = {"enable_fp_fusion": True}  # a * b + c in one instruction; Triton's own default changes with its version
+_ELEMENTS = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class _Shape(NamedTuple):
+    """What every kernel of a call is told of its maps."""
+
+    rank: int
+    lines: tuple[kernels.Line, kernels.Line, kernels.Line]  # depth, height, width
+    size: tuple[int, ...]  # of the axes that the map has
+    images: int
+    channels: int
+    channels_last: bool
+
+
+def _line(axis: Axis, size: int, padding_mode: str, first_tap: int) -> kernels.Line:
+    pooled = axis.pooled_size(size)
+    before, after = max(axis.before, 0), max(axis.after, 0)
+    mode = "replicate" if padding_mode == "reflect" and pooled == 1 else padding_mode  # the same on a single element
+    up, down = after, before  # images of the line on either side that padding reads
+    if mode == "zeros":
+        up = down = 0
+    elif mode != "replicate":
+        period = pooled - (mode == "reflect")
+        up, down = -(-after // period), -(-before // period)
+    constants = (
+        _MODES[mode].value, max(up, down) <= 1, axis.taps, axis.stride, axis.before, axis.after, axis.window,
+        axis.window_padding, axis.window_dilation, first_tap,
+    )  # fmt: skip
+    return kernels.Line(size, pooled, axis.out_size(size), max(size, pooled), up, down, *map(tl.constexpr, constants))
+
+
+@lru_cache(maxsize=1024)
+def _shape(geometry: Geometry, x_shape: torch.Size | tuple[int, ...], channels_last: bool) -> _Shape:
+    rank = len(geometry.axes)
+    size = tuple(x_shape[-rank:])
+    lines = [_line(Axis(1, 1, 0, 0), 1, "zeros", -1)] * (3 - rank)
+    first_tap = 0
+    for axis, n in zip(geometry.axes, size, strict=True):
+        lines.append(_line(axis, n, geometry.padding_mode, first_tap))
+        first_tap += axis.taps
+    images = x_shape[0] if len(x_shape) == rank + 2 else 1
+    depth, height, width = lines
+    return _Shape(rank, (depth, height, width), size, images, x_shape[-rank - 1], channels_last)
+
+
+def _map(x: Tensor, rank: int) -> kernels.Map:
+    image = x.stride(0) if x.ndim == rank + 2 else 0
+    return kernels.Map(x, image, x.stride(-rank - 1), *[0] * (3 - rank), *x.stride()[-rank:])
+
+
+def _filter(taps: Tensor | None, geometry: Geometry, like: Tensor) -> kernels.Filter:
+    sizes = [a.taps for a in geometry.axes]
+    constant = tl.constexpr(sum(sizes))
+    if taps is not None:
+        return kernels.Filter(taps, None, constant, tl.constexpr(taps.shape[0] > 1))
+    row = tuple(value for k in sizes for value in binomial(k))
+    if max(sizes) <= _MOST_BINOMIALS:
+        return kernels.Filter(None, tl.constexpr(row), constant, tl.constexpr(False))
+    dtype = reference.accumulator_dtype(like.dtype)
+    data = torch.tensor(row, dtype=dtype, device=like.device)
+    return kernels.Filter(data, None, constant, tl.constexpr(False))
+
+
+def _index(*maps: Tensor) -> tl.dtype:
+    """The type that offsets into maps need."""
+    spans = [sum((n - 1) * abs(s) for n, s in zip(m.shape, m.stride(), strict=True) if n) for m in maps]
+    return tl.int32 if max(spans) < 2**31 - 2**20 else tl.int64  # with room for what lies beyond a tile's end
+
+
+def _blocks(shape: _Shape, depth: int, height: int, width: int) -> tuple[int, int, dict[str, int]]:
+    """Programs, blocks of rows, and the sizes of a tile, for a result of these sizes."""
+    pixels = min(triton.next_power_of_2(width), _WIDEST)
+    while pixels > _NARROWEST and triton.cdiv(width, pixels // 2) * (pixels // 2) < triton.cdiv(width, pixels) * pixels:
+        pixels //= 2
+    if shape.channels_last:
+        lanes = min(triton.next_power_of_2(shape.channels), 64)
+        pixels = min(triton.next_power_of_2(width), _TILE // lanes)
+        lane_blocks = shape.images * triton.cdiv(shape.channels, lanes)
+    else:
+        lanes = min(triton.next_power_of_2(shape.images * shape.channels), _PLANES_TILE // pixels)
+        lane_blocks = triton.cdiv(shape.images * shape.channels, lanes)
+    height_blocks = triton.cdiv(height, _ROWS)
+    programs = lane_blocks * triton.cdiv(width, pixels) * height_blocks * depth
+    return programs, height_blocks, {"LANES": lanes, "WIDTH": pixels, "ROWS": _ROWS}
+
+
+def _terms(shape: _Shape, of: Callable[[kernels.Line], Any]) -> bool:
+    """Whether a sum with so many terms along each axis is written out."""
+    terms = 1
+    for line in shape.lines:
+        terms *= getattr(of(line), "value", of(line))
+    return terms <= _MOST_UNROLLED
+
+
+def _unroll(shape: _Shape) -> dict[str, bool]:
+    return {"UNROLL": _terms(shape, lambda line: line.taps), "UNROLL_WINDOW": _terms(shape, lambda line: line.window)}
+
+
+def _empty(like: Tensor, size: Sequence[int], shape: _Shape) -> Tensor:
+    leading = like.shape[: like.ndim - shape.rank]
+    if not shape.channels_last or shape.rank == 1:
+        return like.new_empty((*leading, *size))
+    last = like.new_empty((*leading[:-1], *size, leading[-1]))
+    return last.movedim(-1, -shape.rank - 1)
+
+
+def _accumulator(x: Tensor) -> tl.dtype:
+    return _ELEMENTS[reference.accumulator_dtype(x.dtype)]
+
+
+def _blur(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, _Shape]:
+    rank = len(geometry.axes)
+    shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
+    outs = [line.out for line in shape.lines]
+    out = _empty(x, outs[3 - rank :], shape)
+    if out.numel():
+        programs, height_blocks, tile = _blocks(shape, *outs)
+        kernels.blur_kernel[(programs,)](
+            _map(out, rank), _map(x, rank), _filter(taps, geometry, x), *shape.lines, shape.images, shape.channels,
+            height_blocks, IDENTITY=geometry.window_volume == 1, ACCUMULATOR=_accumulator(x), **_unroll(shape),
+            CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(x, out),
+        )  # fmt: skip
+    return out, shape
+
+
+def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
+    code_shape = reference.code_shape(x.shape, geometry, shape.channels_last)
+    codes = torch.empty(code_shape, dtype=torch.uint8, device=x.device)
+    if codes.numel():
+        kernels.codes_kernel[(triton.cdiv(codes.numel(), _BYTES),)](
+            codes, _map(x, shape.rank), *shape.lines, shape.channels, codes.shape[2], codes.numel(),
+            BITS=code_bits(geometry.window_volume), ACCUMULATOR=_accumulator(x),
+            UNROLL_WINDOW=_unroll(shape)["UNROLL_WINDOW"], CHANNELS_LAST=shape.channels_last, BYTES=_BYTES, **_FUSED,
+            INDEX=_index(x, codes),
+        )  # fmt: skip
+    return codes
+
+
+def _adjoint(
+    grad: Tensor, codes: Tensor | None, taps: Tensor | None, shape: _Shape, geometry: Geometry, out: Tensor
+) -> Tensor:
+    if out.numel():
+        programs, height_blocks, tile = _blocks(shape, *[line.size for line in shape.lines])
+        maps = (grad, out) if codes is None else (grad, out, codes)
+        kernels.adjoint_kernel[(programs,)](
+            _map(out, shape.rank), _map(grad, shape.rank), codes, _filter(taps, geometry, grad), *shape.lines,
+            shape.images, shape.channels, height_blocks, 0 if codes is None else codes.shape[2],
+            IDENTITY=codes is None, BITS=code_bits(geometry.window_volume), ACCUMULATOR=_accumulator(grad),
+            **_unroll(shape), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(*maps),
+        )  # fmt: skip
+    return out
+
+
+# ---- the ops, as schemas.py has them ----------------------------------------------------------------
+
+
+def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
+    return _blur(x, taps, geometry)[0]
+
+
+max_blur_pool = blur_pool  # of a geometry with a window
+
+
+def max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    out, shape = _blur(x, taps, geometry)
+    return out, _codes(x, geometry, shape)
+
+
+def blur_pool_backward(
+    grad: Tensor, taps: Tensor | None, size: Sequence[int], geometry: Geometry, channels_last: bool
+) -> Tensor:
+    rank = len(size)
+    shape = _shape(geometry, (*grad.shape[:-rank], *size), channels_last and rank > 1)
+    return _adjoint(grad, None, taps, shape, geometry, _empty(grad, size, shape))
+
+
+def max_blur_pool_backward(
+    grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None, size: Sequence[int],
+    geometry: Geometry, channels_last: bool,
+) -> Tensor:  # fmt: skip
+    """Without codes, makes them from x for the time of the call."""
+    rank = len(size)
+    shape = _shape(geometry, (*grad.shape[:-rank], *size), channels_last and rank > 1)
+    if codes is None:
+        assert x is not None
+        codes = _codes(x, geometry, shape)
+    return _adjoint(grad, codes, taps, shape, geometry, _empty(grad, size, shape))
+
+
+def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geometry) -> Tensor:
+    """The moments' shares are added in float64, and weighed by the taps of the other axes."""
+    rank = len(geometry.axes)
+    if grad.numel() == 0:
+        return torch.zeros_like(taps)
+    shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
+    programs, height_blocks, tile = _blocks(shape, *[line.out for line in shape.lines])
+    sizes = [a.taps for a in geometry.axes]
+    per_lane = taps.shape[0] > 1
+    shares = grad.new_empty(
+        (programs, *([tile["LANES"]] if per_lane else []), *sizes), dtype=reference.accumulator_dtype(x.dtype)
+    )
+    kernels.moments_kernel[(programs,)](
+        shares, _map(grad, rank), _map(x, rank), *shape.lines, shape.images, shape.channels, height_blocks,
+        PER_LANE=per_lane, ACCUMULATOR=_accumulator(x),
+        CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(x, grad, shares),
+    )  # fmt: skip
+    moments = _by_filter_row(shares.double(), shape) if per_lane else shares.double().sum(0, keepdim=True)
+    rows = taps.double().split(sizes, dim=1)
+    gradients = []
+    for axis in range(rank):
+        weighed = moments
+        for other in reversed(range(rank)):
+            if other != axis:
+                view = [1] * (rank + 1)
+                view[0], view[other + 1] = rows[other].shape
+                weighed = (weighed * rows[other].view(view)).sum(other + 1, keepdim=True)
+        gradients.append(weighed.flatten(1))
+    return torch.cat(gradients, 1).to(taps.dtype)
+
+
+def _by_filter_row(shares: Tensor, shape: _Shape) -> Tensor:
+    """The sum of each channel's shares: programs are (image, or block of lanes; depth; rows; width; block of lanes)."""
+    lanes = shares.shape[1]
+    if shape.channels_last:
+        blocks = triton.cdiv(shape.channels, lanes)
+        return shares.unflatten(0, (-1, blocks)).sum(0).flatten(0, 1)[: shape.channels]
+    blocks = triton.cdiv(shape.images * shape.channels, lanes)
+    planes = shares.unflatten(0, (blocks, -1)).sum(1).flatten(0, 1)[: shape.images * shape.channels]
+    return planes.unflatten(0, (shape.images, shape.channels)).sum(0)

@@ -1,0 +1,184 @@
+"""What Triton makes of its kernels for sm_90, with no GPU: registers, spills, loads, instructions an element.
+
+The ops are called as users call them, on tensors of the CPU; in place of every launch the kernel is compiled for a
+device that is not there.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from aablur.geometry import Geometry
+
+ARCHITECTURE = 90
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a kernel may take, and the 16-byte accesses that it must have."""
+
+    op: str
+    dtype: torch.dtype
+    layout: str
+    instructions: float  # of its loop over rows, an element of the larger map
+    registers: int
+    wide_loads: int = 0
+    wide_stores: int = 0
+    turns: int = 1  # of the loop inside the loop over rows
+
+    @property
+    def what(self) -> str:
+        return f"{self.op}, {str(self.dtype).removeprefix('torch.')}, {self.layout}"
+
+
+# A fallback, held where it is. On an H200 memory leaves time for 19 instructions an element in bfloat16 and 39 in
+# float32: the forward is within them. The adjoint counts its border's loops as run once, which inside the map they are
+# not: without them it takes 25 (channels_last). The adjoint of the max gathers anew for each position of the window.
+BUDGETS = (
+    Budget("blur_pool", torch.bfloat16, "channels_last", 11, 64, 9, 1),
+    Budget("blur_pool", torch.float32, "channels_last", 11, 96, 18, 2),
+    Budget("blur_pool", torch.bfloat16, "NCHW", 19, 80),
+    Budget("blur_pool", torch.float32, "NCHW", 19, 80),
+    Budget("blur_pool_backward", torch.bfloat16, "channels_last", 64, 80, 4, 1),
+    Budget("blur_pool_backward", torch.float32, "channels_last", 68, 96, 8, 2),
+    Budget("blur_pool_backward", torch.bfloat16, "NCHW", 110, 80),
+    Budget("blur_pool_backward", torch.float32, "NCHW", 100, 80),
+    Budget("max_blur_pool", torch.bfloat16, "channels_last", 35, 128, 12, 1, turns=3),
+    Budget("max_blur_pool", torch.float32, "channels_last", 39, 128, 24, 2, turns=3),
+    Budget("max_blur_pool_backward", torch.bfloat16, "channels_last", 320, 168, 16, 1),
+    Budget("max_blur_pool_backward", torch.float32, "channels_last", 340, 168, 32, 2),
+)
+
+
+@dataclass(frozen=True)
+class Code:
+    instructions: float
+    registers: int
+    local: int  # loads and stores of local memory: spills and stacks
+    atomics: int
+    wide_loads: int
+    wide_stores: int
+
+
+class _Nowhere:
+    """A driver of a device that is not there."""
+
+    def __init__(self, architecture: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> Any:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_interface(self) -> Any:
+        return torch.cpu
+
+
+@contextmanager
+def compiling(architecture: int) -> Iterator[list[Any]]:
+    """Inside, launches compile instead, and the compiled kernels gather in the list."""
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    compiled: list[Any] = []
+    run = JITFunction.run
+
+    def record(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        compiled.append(run(self, *args, grid=grid, warmup=True, **options))
+
+    before = driver._active
+    driver.set_active(_Nowhere(architecture))  # pyright: ignore[reportArgumentType]
+    try:
+        with mock.patch.object(JITFunction, "run", record):
+            yield compiled
+    finally:
+        driver._active = before
+
+
+def compile_op(
+    op: str, dtype: torch.dtype, layout: str, channels: int = 64, side: int = 56, architecture: int = ARCHITECTURE
+) -> list[Any]:
+    """The kernels of one call: 3 taps, stride 2, reflect, windows of 2."""
+    from aablur import triton_ops
+
+    window = (2, 0, 1) if op.startswith("max") else ()
+    geometry = Geometry(op, (3, 3), 2, "same", "reflect", *window)
+    last = layout == "channels_last"
+
+    def zeros(*shape: int) -> torch.Tensor:
+        made = torch.zeros(shape, dtype=dtype)
+        return made.contiguous(memory_format=torch.channels_last) if last else made
+
+    x, grad = zeros(8, channels, side, side), zeros(8, channels, side // 2, side // 2)
+    with compiling(architecture) as compiled:
+        if op == "blur_pool_backward":
+            triton_ops.blur_pool_backward(grad, None, [side, side], geometry, last)
+        elif op == "max_blur_pool_backward":
+            _, codes = triton_ops.max_blur_pool_codes(x, None, geometry)
+            compiled.clear()
+            triton_ops.max_blur_pool_backward(grad, None, codes, None, [side, side], geometry, last)
+        elif op == "blur_pool_backward_taps":
+            triton_ops.blur_pool_backward_taps(grad, x, torch.ones(1, 6), geometry)
+        else:
+            getattr(triton_ops, op)(x, None, geometry)
+    return compiled
+
+
+def loop_instructions(listing: list[tuple[int, str]], turns: int) -> int:
+    """Instructions of one turn of the longest loop, that over rows, in which its own longest loop turns so often."""
+    loops = []
+    for at, instruction in listing:
+        branch = re.search(r"BRA.*?(0x[0-9a-f]+)", instruction)
+        if branch and int(branch[1], 16) <= at:
+            loops.append((int(branch[1], 16), at))
+    loops.sort(key=lambda loop: loop[0] - loop[1])
+
+    def count(first: int, last: int) -> int:
+        return sum(first <= at <= last for at, _ in listing)
+
+    if not loops:
+        return len(listing)
+    first, last = loops[0]
+    inner = next(((a, b) for a, b in loops[1:] if first < a and b < last), None)
+    return count(first, last) + (turns - 1) * (count(*inner) if inner else 0)
+
+
+def measure(budget: Budget, cuobjdump: str) -> Code:
+    """Compiles the budget's kernel and counts."""
+    kernel = compile_op(budget.op, budget.dtype, budget.layout)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        command = [cuobjdump, "-sass", "-res-usage", str(cubin)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = [(int(at, 16), i) for at, i in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", text, re.M)]
+    listing = [(at, i) for at, i in listing if not re.match(r"(@\S+ )?NOP", i)]
+    found = re.search(r"REG:(\d+)", text)
+    assert found, text
+    tile = (1024 if budget.layout == "channels_last" else 512) // 128  # results of a thread in one turn of the loop
+    larger = tile if "backward" in budget.op else tile * 4
+    return Code(
+        instructions=loop_instructions(listing, budget.turns) / larger,
+        registers=int(found[1]),
+        local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for _, i in listing),
+        atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|RED)\b", i)) for _, i in listing),
+        wide_loads=sum(bool(re.search(r"LDG\.E\S*\.128", i)) for _, i in listing),
+        wide_stores=sum(bool(re.search(r"STG\.E\S*\.128", i)) for _, i in listing),
+    )

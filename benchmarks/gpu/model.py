@@ -1,0 +1,119 @@
+"""What the kernels should take on a GPU, from bytes and counted instructions: python -m benchmarks.gpu.model [FILE.csv]
+
+    time = launch + max(minimal bytes / the card's copy bandwidth, elements * instructions an element / its issue rate)
+
+Instructions are those of `make codegen` (results/codegen-sm90.csv). A prediction is no measurement: it says which of
+the two limits binds and how far off a measured row is. With a file of measured rows of a card that is known here,
+prints prediction beside measurement.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .providers import OURS
+from .record import RESULTS, Measurement, read
+from .report import aligned
+from .rows import Row, catalogue
+
+CODEGEN = RESULTS / "codegen-sm90.csv"
+LAUNCH_S = 2e-6  # inside a CUDA graph
+
+
+@dataclass(frozen=True)
+class Card:
+    """bandwidth: of a copy, bytes read and written a second. issue: thread instructions a second."""
+
+    name: str
+    bandwidth: float
+    issue: float
+
+
+# Issue: multiprocessors * 4 schedulers * 32 lanes * boost clock. Bandwidth: measured on the H200; 0.9 of the data
+# sheets' 2039 and 1008 GB/s for the others.
+CARDS = (
+    Card("H200", 4.3e12, 132 * 128 * 1.98e9),
+    Card("A100", 0.9 * 2.039e12, 108 * 128 * 1.41e9),
+    Card("RTX 4090", 0.9 * 1.008e12, 128 * 128 * 2.52e9),
+)
+KINDS = {
+    ("blur_pool2d", "forward"): "blur",
+    ("blur_pool2d", "backward"): "adjoint",
+    ("max_blur_pool2d", "forward"): "max-blur",
+    ("max_blur_pool2d", "backward"): "max adjoint",
+}
+
+
+def counted(path: Path = CODEGEN) -> dict[str, float]:
+    """Kernel -> instructions an element of the larger map."""
+    with path.open(newline="") as file:
+        return {row["what"]: float(row["instructions"]) for row in csv.DictReader(file)}
+
+
+def instructions(row: Row, counts: dict[str, float]) -> float | None:
+    """Of the kernel that serves the row, an element; None if it is not among those counted."""
+    _, channels, _, width = row.shape
+    vector = 4 if row.window > 1 else 16 // row.dtype.itemsize
+    if row.layout == "channels_last":
+        path = "channels_last" if channels % vector == 0 else "single elements"
+    else:
+        path = "NCHW rows" if width % vector == 0 else "single elements"
+    dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
+    return counts.get(f"{KINDS[row.op, row.direction]}, {dtype}, {path}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    ms: float
+    of_copy: float
+    bound: str  # "memory" or "issue"
+
+
+def predict(row: Row, card: Card, counts: dict[str, float]) -> Prediction | None:
+    per_element = instructions(row, counts)
+    if per_element is None:
+        return None
+    memory, issue = row.minimal_bytes / card.bandwidth, row.elements * per_element / card.issue
+    seconds = LAUNCH_S + max(memory, issue)
+    return Prediction(seconds * 1e3, memory / seconds, "memory" if memory >= issue else "issue")
+
+
+def predictions(rows: list[Row]) -> Iterator[tuple[str, ...]]:
+    counts = counted()
+    yield ("op", "direction", "layout", "dtype", "input", *(f"{c.name} ms (of copy, bound)" for c in CARDS))
+    for row in rows:
+        found = [predict(row, card, counts) for card in CARDS]
+        if all(found):
+            cells = [f"{p.ms:.3f} ({p.of_copy:.2f}, {p.bound})" for p in found if p]
+            yield (row.op, row.direction, row.layout, row.dtype_name, "x".join(map(str, row.shape)), *cells)
+
+
+def against(path: Path) -> Iterator[tuple[str, ...]]:
+    """Measured beside predicted, of a run's file."""
+    counts, rows = counted(), {row.name: row for row in catalogue()}
+    measured: list[Measurement] = [m for m in read(path) if m.provider == OURS and m.ms and m.name in rows]
+    with path.open(newline="") as file:
+        gpu = next(csv.DictReader(file))["gpu"]
+    card = next((c for c in CARDS if c.name.split()[-1] in gpu), None)
+    if card is None:
+        raise SystemExit(f"{path} is of {gpu!r}; known are {', '.join(c.name for c in CARDS)}")
+    yield ("row", f"measured on {gpu}, ms", "predicted", "measured / predicted", "bound")
+    for m in measured:
+        predicted = predict(rows[m.name], card, counts)
+        if predicted and m.ms:
+            yield (m.name, f"{m.ms:.4f}", f"{predicted.ms:.4f}", f"{m.ms / predicted.ms:.2f}", predicted.bound)
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(aligned(against(Path(sys.argv[1]))))
+    else:
+        print(aligned(predictions([r for r in catalogue() if r.group == "ResNet-50" and r.dtype_name != "float16"])))
+
+
+if __name__ == "__main__":
+    main()
