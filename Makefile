@@ -22,7 +22,7 @@ test: aablur/libaablur.so variants
 	for variant in $(VARIANTS); do \
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/$$variant/libaablur.so \
-	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" $(PYTEST) || exit 1; done
+	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST) || exit 1; done
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .

@@ -155,6 +155,15 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   return out;
 }
 
+// Queues the max-blur of x into out, and its codes into `codes` where that is not null.
+void queue_max_blur(const Tensor& x, const Map& map, const gpu::Filters& filters, const Geometry& geometry,
+                    const Tensor& out, uint8_t* codes, const Queue& queue) {
+  check(kernels_of(dtype_of(x))
+            .max_blur({shape_of(geometry, map), filters, x.const_data_ptr(), grid_of(x, map), out.mutable_data_ptr(),
+                       codes_of(geometry, map, codes)},
+                      queue.stream()));
+}
+
 std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, Geometry& geometry,
                                     bool with_codes) {
   const Map map = map_of(x, geometry);
@@ -163,11 +172,8 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   Tensor codes = with_codes ? allocate_codes(x, map, geometry) : out;
   const gpu::Filters filters = filters_of(geometry, map, x, taps);
   if (result.empty()) return {out, codes};
-  const Queue queue(x);
-  check(kernels_of(dtype_of(x))
-            .max_blur({shape_of(geometry, map), filters, x.const_data_ptr(), grid_of(x, map), out.mutable_data_ptr(),
-                       codes_of(geometry, map, with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr)},
-                      queue.stream()));
+  queue_max_blur(x, map, filters, geometry, out, with_codes ? static_cast<uint8_t*>(codes.mutable_data_ptr()) : nullptr,
+                 Queue(x));
   return {out, codes};
 }
 
@@ -204,10 +210,13 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   arguments.filters = filters;
   arguments.grad = grad.const_data_ptr();
   arguments.grad_grid = grid_of(grad, map);
-  // The kernels read codes and write them through one type; these are only read.
-  if (codes)
-    arguments.codes = codes_of(geometry, result, static_cast<uint8_t*>(const_cast<void*>(codes->const_data_ptr())));
-  else arguments.x = x->const_data_ptr(), arguments.x_grid = grid_of(*x, *x_map);
+  // Without codes the forward runs once more: its kernels make them fastest, and a quarter of a map is soon freed.
+  Tensor known = codes ? *codes : allocate_codes(grad, *x_map, geometry);
+  if (x) {
+    const Tensor blurred = result_map(*x_map, geometry.axis, false).allocate(grad);
+    queue_max_blur(*x, *x_map, filters, geometry, blurred, static_cast<uint8_t*>(known.mutable_data_ptr()), queue);
+  }
+  arguments.codes = codes_of(geometry, result, static_cast<uint8_t*>(const_cast<void*>(known.const_data_ptr())));
   arguments.out = out.mutable_data_ptr();
   check(kernels_of(dtype_of(grad)).max_blur_backward(arguments, queue.stream()));
   return out;

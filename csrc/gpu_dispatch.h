@@ -201,9 +201,17 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
       return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x), arguments.x_grid,
                                  static_cast<T*>(arguments.out), false, stream, error);
     };
+    auto queue_rows = [&](auto with_codes, const Codes& codes) {
+      constexpr bool C = decltype(with_codes)::value;
+      if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
+        if (layout_of<T>(shape, arguments.x, arguments.x_grid, 8, false) == Layout::rows)
+          return queue(Type<MaxBlurTile<T, 1, K, 2, 4, 6, true, W, C>>{}, codes);
+      }
+      return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, C>>{}, codes);
+    };
     if (layout == Layout::elements || !arguments.codes.data) {
       if (layout == Layout::pixels ? !queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, false>>{}, {})
-          : layout == Layout::rows ? !queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, false>>{}, {})
+          : layout == Layout::rows ? !queue_rows(std::false_type{}, {})
                                    : !queue(Type<MaxBlurTile<T, 1, K, 2, 2, 4, false, W, false>>{}, {}))
         return false;
       if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
@@ -216,16 +224,16 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
     }
     if (layout == Layout::pixels)
       return queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, true>>{}, arguments.codes);
-    return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, true>>{}, arguments.codes);
+    return queue_rows(std::true_type{}, arguments.codes);
   });
 }
 
-// The adjoint of max-blur by tiles, from codes.
+// The adjoint of max-blur by tiles.
 template <class T>
 bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
-  if (!is_tileable(shape, arguments.filters) || !arguments.codes.data) return false;
+  if (!is_tileable(shape, arguments.filters)) return false;
   constexpr int vector = 4;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;

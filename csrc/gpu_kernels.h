@@ -46,9 +46,7 @@ struct MaxBackwardArguments {  // out = the adjoint of max after the transposed 
   Filters filters;
   const void* grad = nullptr;
   Grid grad_grid;
-  Codes codes;              // either the codes
-  const void* x = nullptr;  // or what to make them from
-  Grid x_grid;
+  Codes codes;
   void* out = nullptr;  // dense
 };
 

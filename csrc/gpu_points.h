@@ -251,16 +251,10 @@ struct MaxBackwardPoint {
           p.axis[2] = at.axis[2] + width.window_padding - c * width.window_dilation;
           bool inside = true;
           for (int d = 0; d < 3; ++d) inside = inside && p.axis[d] >= 0 && p.axis[d] < shape.axis[d].pooled();
-          if (!inside || code_of(p) != index) continue;
+          if (!inside || code_at(shape, arguments.codes, p) != index) continue;
           total += gathered(shape, arguments.filters, static_cast<const T*>(arguments.grad), arguments.grad_grid, p);
         }
     static_cast<T*>(arguments.out)[i] = narrow<T>(total);
-  }
-  AABLUR_HOST_DEVICE int64_t code_of(const Position& p) const {
-    if (arguments.codes.data) return code_at(arguments.shape, arguments.codes, p);
-    int64_t code = 0;
-    pooled_value(arguments.shape, static_cast<const T*>(arguments.x), arguments.x_grid, p, &code);
-    return code;
   }
 };
 

@@ -156,8 +156,9 @@ struct Segment {
     int at[N];
   };
 
-  // Inside: pixel j lies at column first + j.
-  AABLUR_HOST_DEVICE static void read(const T* row, int first, int pixel, float (&value)[N][V]) {
+  // Inside: pixel j lies at column first + j. As accumulators, or as they lie in memory.
+  template <class Value>
+  AABLUR_HOST_DEVICE static void read(const T* row, int first, int pixel, Value& value) {
     read(row, pixel, value, [&](int j) { return first + j; });
   }
   // Near a border.
@@ -169,19 +170,25 @@ struct Segment {
  private:
   template <class At>
   AABLUR_HOST_DEVICE static void read(const T* row, int pixel, float (&value)[N][V], At&& at) {
+    Pixel<T, V> raw[N];
+    read(row, pixel, raw, at);
+    AABLUR_UNROLL
+    for (int j = 0; j < N; ++j) AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) value[j][l] = widen(raw[j].element[l]);
+  }
+  template <class At>
+  AABLUR_HOST_DEVICE static void read(const T* row, int pixel, Pixel<T, V> (&value)[N], At&& at) {
     if constexpr (Wide > 0) {
       const int start = at(Lead);
       const Pixel<T, Wide> many = start == outside ? Pixel<T, Wide>{} : load<Pixel<T, Wide>>(row + start);
       AABLUR_UNROLL
-      for (int j = 0; j < Wide; ++j) value[Lead + j][0] = widen(many.element[j]);
+      for (int j = 0; j < Wide; ++j) value[Lead + j].element[0] = many.element[j];
     }
     AABLUR_UNROLL
     for (int j = 0; j < N; ++j) {
       if (Wide > 0 && j >= Lead && j < Lead + Wide) continue;
       const int column = at(j);
-      const Pixel<T, V> one = column == outside ? Pixel<T, V>{} : load<Pixel<T, V>>(row + column * pixel);
-      AABLUR_UNROLL
-      for (int l = 0; l < V; ++l) value[j][l] = widen(one.element[l]);
+      value[j] = column == outside ? Pixel<T, V>{} : load<Pixel<T, V>>(row + column * pixel);
     }
   }
 };
@@ -323,14 +330,32 @@ struct Gather {
 
 // ---- the max -------------------------------------------------------------------------------------
 
-// Maxima of a pixel so far, and their codes: a field of Bits a lane.
-template <int V, int Bits, bool WithCodes>
-struct Best {
+// Maxima of a pixel so far, and their codes.
+template <class T, int V, int Bits, bool WithCodes>
+class Best {
+ public:
   static constexpr uint32_t field = (1u << Bits) - 1;
-  float value[V];
-  uint32_t codes;
 
-  // The same code in every lane.
+  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
+    AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) value_[l] = widen(first.element[l]);
+    codes_ = 0;
+  }
+  // A candidate, which has one code in all lanes.
+  AABLUR_HOST_DEVICE void take(const Pixel<T, V>& candidate, uint32_t code) {
+    float value[V];
+    AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) value[l] = widen(candidate.element[l]);
+    take(value, all(code));
+  }
+  // Another's maxima, whose codes count from `code`.
+  AABLUR_HOST_DEVICE void take(const Best& other, uint32_t code) { take(other.value_, other.codes_ + all(code)); }
+
+  AABLUR_HOST_DEVICE float value(int l) const { return value_[l]; }
+  // A field of Bits a lane.
+  AABLUR_HOST_DEVICE uint32_t codes() const { return codes_; }
+
+ private:
   AABLUR_HOST_DEVICE static constexpr uint32_t all(uint32_t code) {
     uint32_t word = 0;
     for (int l = 0; l < V; ++l) word |= code << (l * Bits);
@@ -340,12 +365,110 @@ struct Best {
     uint32_t replaced = 0;
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) {
-      const bool replaces = Max::replaces(candidate[l], value[l]);
-      value[l] = replaces ? candidate[l] : value[l];
+      const bool replaces = Max::replaces(candidate[l], value_[l]);
+      value_[l] = replaces ? candidate[l] : value_[l];
       if (WithCodes && replaces) replaced |= field << (l * Bits);
     }
-    if (WithCodes) codes = (codes & ~replaced) | (candidate_codes & replaced);
+    if (WithCodes) codes_ = (codes_ & ~replaced) | (candidate_codes & replaced);
   }
+
+  float value_[V];
+  uint32_t codes_;
+};
+
+// Where a GPU has no instructions for pairs of halves, each is compared as a float.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define AABLUR_HALVES_BY_TWOS true
+#else
+#define AABLUR_HALVES_BY_TWOS false
+#endif
+
+// The larger of two halves, twice; a NaN if either is one.
+template <class T>
+AABLUR_HOST_DEVICE inline uint32_t larger_pair(uint32_t a, uint32_t b) {
+  uint32_t larger = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if constexpr (std::is_same_v<T, bfloat16>) asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  else asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+#else
+  for (int half = 0; half < 32; half += 16) {
+    const uint16_t first = uint16_t(a >> half), second = uint16_t(b >> half);
+    const float x = widen(bit_cast<T>(first)), y = widen(bit_cast<T>(second));
+    const uint16_t chosen = x != x || y != y ? 0x7fff : y > x ? second : first;
+    larger |= uint32_t(chosen) << half;
+  }
+#endif
+  return larger;
+}
+
+// All ones in each half where Max::replaces(candidate, best).
+template <class T>
+AABLUR_HOST_DEVICE inline uint32_t replaced_pair(uint32_t candidate, uint32_t best) {
+  uint32_t mask = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  uint32_t nan;
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(candidate), "r"(best));
+    asm("set.nan.u32.bf16x2 %0, %1, %1;" : "=r"(nan) : "r"(candidate));
+  } else {
+    asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(candidate), "r"(best));
+    asm("set.nan.u32.f16x2 %0, %1, %1;" : "=r"(nan) : "r"(candidate));
+  }
+  mask |= nan;
+#else
+  for (int half = 0; half < 32; half += 16)
+    if (Max::replaces(widen(bit_cast<T>(uint16_t(candidate >> half))), widen(bit_cast<T>(uint16_t(best >> half)))))
+      mask |= 0xffffu << half;
+#endif
+  return mask;
+}
+
+// The same of halves, compared two at a time as they lie in memory; a code has 16 bits until it is asked for.
+template <class T, int V, int Bits, bool WithCodes>
+class BestOfHalves {
+ public:
+  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
+    const Words words = bit_cast<Words>(first);
+    AABLUR_UNROLL
+    for (int w = 0; w < V / 2; ++w) value_[w] = words.word[w], codes_[w] = 0;
+  }
+  AABLUR_HOST_DEVICE void take(const Pixel<T, V>& candidate, uint32_t code) {
+    const Words words = bit_cast<Words>(candidate);
+    AABLUR_UNROLL
+    for (int w = 0; w < V / 2; ++w) take(w, words.word[w], code * 0x10001);
+  }
+  AABLUR_HOST_DEVICE void take(const BestOfHalves& other, uint32_t code) {
+    AABLUR_UNROLL
+    for (int w = 0; w < V / 2; ++w) take(w, other.value_[w], other.codes_[w] + code * 0x10001);
+  }
+  AABLUR_HOST_DEVICE float value(int l) const { return widen(bit_cast<T>(uint16_t(value_[l / 2] >> (l % 2 * 16)))); }
+  AABLUR_HOST_DEVICE uint32_t codes() const {
+    constexpr int group = 16 / Bits;  // lanes whose codes fit 16 bits
+    uint32_t all = 0;
+    AABLUR_UNROLL
+    for (int first = 0; first < V; first += group) {
+      uint32_t spread = 0;  // even lanes below, odd lanes above, each with the room of two codes
+      AABLUR_UNROLL
+      for (int w = first / 2; w < (first + group) / 2 && w < V / 2; ++w)
+        spread |= codes_[w] << ((w - first / 2) * 2 * Bits);
+      all |= ((spread | spread >> (16 - Bits)) & 0xffff) << (first * Bits);
+    }
+    return all;
+  }
+
+ private:
+  struct Words {
+    uint32_t word[V / 2];
+  };
+  AABLUR_HOST_DEVICE void take(int w, uint32_t candidate, uint32_t code) {
+    if (WithCodes) {
+      const uint32_t replaced = replaced_pair<T>(candidate, value_[w]);
+      codes_[w] = (codes_[w] & ~replaced) | (code & replaced);
+    }
+    value_[w] = larger_pair<T>(value_[w], candidate);
+  }
+
+  uint32_t value_[V / 2], codes_[V / 2];
 };
 
 // The first of a plane's codes.
@@ -361,7 +484,10 @@ struct MaxBlurTile {
   static constexpr int result_rows = YO, result_columns = XO, lanes = V;
   static_assert(before <= K - S, "a tile must read the positions that it owns");
   using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
-  using Pooled = Best<V, Bits, WithCodes>;
+  // Halves go by twos: lanes of a pixel, or neighbouring columns where a pixel is one element.
+  static constexpr bool by_twos = AABLUR_HALVES_BY_TWOS && sizeof(T) == 2;
+  static constexpr int P = by_twos && V == 1 ? 2 : 1, M = (N + P - 1) / P;  // columns a Best has; of them a row
+  using Pooled = std::conditional_t<by_twos, BestOfHalves<T, V * P, Bits, WithCodes>, Best<T, V * P, Bits, WithCodes>>;
 
   Tiling tiling;
   const T* x;
@@ -386,38 +512,35 @@ struct MaxBlurTile {
       AABLUR_UNROLL
       for (int j = 0; j < N; ++j) columns[j] = int(tiling.width.fold(left + j));
     }
-    Pooled history[Window][N];  // each source row's maxima along the width
+    Pooled history[Window][M];  // each source row's maxima along the width
     float sums[YO][XO][V] = {};
     AABLUR_UNROLL
     for (int s = 0; s < R + Window - 1; ++s) {
       if constexpr (!Border) {
-        float value[N + Window - 1][V];
+        Pixel<T, V> value[N + Window - 1];
         Row::read(source + (top + s) * tiling.source_row, left, tiling.source_pixel, value);
         along_width(value, history[s % Window]);
       }
       const int r = s - (Window - 1);
       if (r < 0) continue;
-      Pooled pooled[N];
+      Pooled pooled[M];
       if constexpr (Border) {
         border_row(source, int(tiling.height.fold(top + r)), columns, pooled);
       } else {
         AABLUR_UNROLL
-        for (int j = 0; j < N; ++j) {
-          pooled[j] = history[r % Window][j];
+        for (int m = 0; m < M; ++m) {
+          pooled[m] = history[r % Window][m];
           AABLUR_UNROLL
-          for (int a = 1; a < Window; ++a) {
-            const Pooled& next = history[(r + a) % Window][j];
-            pooled[j].take(next.value, next.codes + Pooled::all(a * Window));
-          }
+          for (int a = 1; a < Window; ++a) pooled[m].take(history[(r + a) % Window][m], a * Window);
         }
       }
       if (WithCodes && r >= before && r < before + YO * S) store_codes<Border>(tile, top + r, left + before, pooled);
       AABLUR_UNROLL
       for (int ox = 0; ox < XO; ++ox) AABLUR_UNROLL
       for (int l = 0; l < V; ++l) {
-        float along = taps.width[0] * pooled[ox * S].value[l];
+        float along = taps.width[0] * value_of(pooled, ox * S, l);
         AABLUR_UNROLL
-        for (int t = 1; t < K; ++t) along += taps.width[t] * pooled[ox * S + t].value[l];
+        for (int t = 1; t < K; ++t) along += taps.width[t] * value_of(pooled, ox * S + t, l);
         AABLUR_UNROLL
         for (int oy = 0; oy < YO; ++oy)
           if (r - oy * S >= 0 && r - oy * S < K) sums[oy][ox][l] += taps.height[r - oy * S] * along;
@@ -428,43 +551,51 @@ struct MaxBlurTile {
     }
   }
 
-  AABLUR_HOST_DEVICE static void along_width(const float (&value)[N + Window - 1][V], Pooled (&best)[N]) {
+  AABLUR_HOST_DEVICE static float value_of(const Pooled (&pooled)[M], int column, int lane) {
+    return pooled[column / P].value(P > 1 ? column % P : lane);
+  }
+
+  // P pixels, of which the first is pixel j.
+  template <int Pixels>
+  AABLUR_HOST_DEVICE static Pixel<T, V * P> together(const Pixel<T, V> (&value)[Pixels], int j) {
+    Pixel<T, V * P> all{};
     AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) {
+    for (int q = 0; q < P && j + q < Pixels; ++q) AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) all.element[q * V + l] = value[j + q].element[l];
+    return all;
+  }
+
+  AABLUR_HOST_DEVICE static void along_width(const Pixel<T, V> (&value)[N + Window - 1], Pooled (&best)[M]) {
+    AABLUR_UNROLL
+    for (int m = 0; m < M; ++m) {
+      best[m].start(together(value, m * P));
       AABLUR_UNROLL
-      for (int l = 0; l < V; ++l) best[j].value[l] = value[j][l];
-      best[j].codes = 0;
-      AABLUR_UNROLL
-      for (int c = 1; c < Window; ++c) best[j].take(value[j + c], Pooled::all(c));
+      for (int c = 1; c < Window; ++c) best[m].take(together(value, m * P + c), c);
     }
   }
 
   // Pooled row `row` at folded columns: where they lie apart, and zero outside.
-  AABLUR_HOST_DEVICE void border_row(const T* source, int row, const int (&columns)[N], Pooled (&pooled)[N]) const {
+  AABLUR_HOST_DEVICE void border_row(const T* source, int row, const int (&columns)[N], Pooled (&pooled)[M]) const {
     AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) {
+    for (int e = 0; e < Window * Window; ++e) {
+      Pixel<T, V> value[N];
       AABLUR_UNROLL
-      for (int l = 0; l < V; ++l) pooled[j].value[l] = 0;
-      pooled[j].codes = 0;
-      if (row == outside || columns[j] == outside) continue;
-      const T* first = source + row * tiling.source_row + columns[j] * tiling.source_pixel;
-      AABLUR_UNROLL
-      for (int e = 0; e < Window * Window; ++e) {
-        float value[1][V];
-        Segment<T, V, 1, 0, 0>::read(first + e / Window * tiling.source_row, e % Window, tiling.source_pixel, value);
-        if (e > 0) {
-          pooled[j].take(value[0], Pooled::all(e));
-        } else {
-          AABLUR_UNROLL
-          for (int l = 0; l < V; ++l) pooled[j].value[l] = value[0][l];
-        }
+      for (int j = 0; j < N; ++j) {
+        value[j] = Pixel<T, V>{};
+        if (row == outside || columns[j] == outside) continue;
+        value[j] = load<Pixel<T, V>>(source + (row + e / Window) * tiling.source_row +
+                                     (columns[j] + e % Window) * tiling.source_pixel);
       }
+      AABLUR_UNROLL
+      for (int m = 0; m < M; ++m)
+        if (e > 0) pooled[m].take(together(value, m * P), e);
+        else pooled[m].start(together(value, m * P));
     }
   }
 
   // The codes of the tile's own positions of pooled row p, from column q.
   template <bool Border>
-  AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[N]) const {
+  AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[M]) const {
     uint8_t* const first = codes_of(tiling, tile);
     const int64_t start = int64_t(p) * tiling.code_row + q * int64_t(tiling.code_pixel) + tile.lane * V;  // in codes
     const int64_t end = tiling.codes.plane_bytes;
@@ -474,13 +605,17 @@ struct MaxBlurTile {
       for (int j = 0; j < XO * S; ++j) {
         const int64_t at = (start + j * int64_t(tiling.code_pixel)) * Bits / 8;
         if (!Border || (q + j < tiling.source_width && at + int64_t(sizeof(Word)) <= end))
-          *reinterpret_cast<Word*>(first + at) = truncated<Word>(pooled[before + j].codes);
+          *reinterpret_cast<Word*>(first + at) = truncated<Word>(pooled[before + j].codes());
       }
     } else {
       static_assert(Wide || !WithCodes, "single elements share bytes of codes");
       uint32_t word = 0;
+      static_assert(XO * S * Bits <= 32);
       AABLUR_UNROLL
-      for (int j = 0; j < XO * S; ++j) word |= pooled[before + j].codes << (j * Bits);
+      for (int m = 0; m < M; ++m) {
+        const int bit = (m * P - before) * Bits;
+        if (bit < 32) word |= bit < 0 ? pooled[m].codes() >> -bit : pooled[m].codes() << bit;
+      }
       AABLUR_UNROLL
       for (int byte = 0; byte < XO * S * Bits / 8; ++byte) {
         const int64_t at = start * Bits / 8 + byte;
@@ -589,7 +724,7 @@ struct BlurBackwardTile {
         if (y < 0 || y >= YI || z < 0 || z >= XI) continue;
         AABLUR_UNROLL
         for (int l = 0; l < V; ++l)
-          if ((codes >> (l * Bits) & Best<V, Bits, true>::field) == uint32_t(c)) sums[y][z][l] += pooled[b][l];
+          if ((codes >> (l * Bits) & ((1u << Bits) - 1)) == uint32_t(c)) sums[y][z][l] += pooled[b][l];
       }
     }
   }

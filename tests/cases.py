@@ -60,6 +60,18 @@ def _generate() -> Iterator[Case]:
                     )
                 yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=2)
                 yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=3)
+    for dtype in dtypes:  # maxima of halves are compared two at a time: ties, NaN, narrower rows
+        for values in ("random", "ties", "special"):
+            for window in (2, 3):
+                for layout, shape in (
+                    ("contiguous", (2, 2, 27, 48)),
+                    ("contiguous", (2, 2, 19, 28)),
+                    ("channels_last", (2, 12, 21, 18)),
+                ):
+                    yield Case(
+                        "tile", shape, taps=pick((3, 4)), dtype=dtype, layout=layout, padding_mode=pick(modes),
+                        window=window, values=values,
+                    )  # fmt: skip
     for channels in (1, 3, 4, 5, 64, 65, 100):
         for dtype in dtypes:
             yield from _both(Case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -32,6 +34,16 @@ def test_budget(budget: codegen.Budget, codes: dict[str, codegen.Code]) -> None:
     assert code.registers <= budget.registers
     assert code.instructions <= budget.instructions
     assert code.wide_loads >= budget.wide_loads and code.wide_stores >= budget.wide_stores
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", [75, 80, 86, 100, 120])
+def test_hot_kernels_compile_for_every_architecture(architecture: int, tmp_path: Path) -> None:
+    """Their straight part: the border's is the same code with other indices."""
+    nvcc, target = codegen.tool("nvcc"), tmp_path / "hot.cubin"
+    assert nvcc
+    codegen.compile_hot(nvcc, target, "-DAABLUR_INSIDE_ONLY=true", architecture=architecture)
+    assert target.stat().st_size > 0
 
 
 @needs_triton

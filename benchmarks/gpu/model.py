@@ -57,11 +57,14 @@ def counted(path: Path = CODEGEN) -> dict[str, float]:
 def instructions(row: Row, counts: dict[str, float]) -> float | None:
     """Of the kernel that serves the row, an element; None if it is not among those counted."""
     _, channels, _, width = row.shape
-    vector = 4 if row.window > 1 else 16 // row.dtype.itemsize
+    wide = 16 // row.dtype.itemsize  # elements that a thread reads at once
+    vector = 4 if row.window > 1 else wide
     if row.layout == "channels_last":
         path = "channels_last" if channels % vector == 0 else "single elements"
+    elif row.op == "max_blur_pool2d" and row.direction == "forward" and width % wide:
+        path = "single elements" if width % vector else "NCHW rows of 8 bytes"
     else:
-        path = "NCHW rows" if width % vector == 0 else "single elements"
+        path = "single elements" if width % vector else "NCHW rows"
     dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
     return counts.get(f"{KINDS[row.op, row.direction]}, {dtype}, {path}")
 
