@@ -61,12 +61,12 @@ BUDGETS = (
     Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false, 1>", "adjoint, bfloat16, single elements", 39, 80),
     Budget("MaxBlurTile<float, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, float32, channels_last", 39, 168, 60, 8),
     Budget("MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, float32, NCHW rows", 39, 80, 10),
-    Budget("MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, bfloat16, channels_last", 19, 128),
+    Budget("MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, bfloat16, channels_last", 18, 128),
     Budget("MaxBlurTile<bfloat16, 1, 3, 2, 4, 6, true, 2, true>", "max-blur, bfloat16, NCHW rows", 21, 128, 14),
     Budget("MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, bfloat16, NCHW rows of 8 bytes", 31, 96),
-    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>", "max adjoint, float32, channels_last", 39, 168, 12, 8),
+    Budget("BlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>", "max adjoint, float32, channels_last", 31, 168, 12, 8),
     Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>", "max adjoint, float32, NCHW rows", 39, 128, 0, 4),
-    Budget("BlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>", "max adjoint, bfloat16, channels_last", 39, 168),
+    Budget("BlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>", "max adjoint, bfloat16, channels_last", 34, 168),
     Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>", "max adjoint, bfloat16, NCHW rows", 39, 128),
 )
 

@@ -330,6 +330,14 @@ struct Gather {
 
 // ---- the max -------------------------------------------------------------------------------------
 
+// The same code in a field of Bits for each lane.
+template <int V, int Bits>
+AABLUR_HOST_DEVICE constexpr uint32_t repeated(uint32_t code) {
+  uint32_t word = 0;
+  for (int l = 0; l < V; ++l) word |= code << (l * Bits);
+  return word;
+}
+
 // Maxima of a pixel so far, and their codes.
 template <class T, int V, int Bits, bool WithCodes>
 class Best {
@@ -346,21 +354,18 @@ class Best {
     float value[V];
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) value[l] = widen(candidate.element[l]);
-    take(value, all(code));
+    take(value, repeated<V, Bits>(code));
   }
   // Another's maxima, whose codes count from `code`.
-  AABLUR_HOST_DEVICE void take(const Best& other, uint32_t code) { take(other.value_, other.codes_ + all(code)); }
+  AABLUR_HOST_DEVICE void take(const Best& other, uint32_t code) {
+    take(other.value_, other.codes_ + repeated<V, Bits>(code));
+  }
 
   AABLUR_HOST_DEVICE float value(int l) const { return value_[l]; }
   // A field of Bits a lane.
   AABLUR_HOST_DEVICE uint32_t codes() const { return codes_; }
 
  private:
-  AABLUR_HOST_DEVICE static constexpr uint32_t all(uint32_t code) {
-    uint32_t word = 0;
-    for (int l = 0; l < V; ++l) word |= code << (l * Bits);
-    return word;
-  }
   AABLUR_HOST_DEVICE void take(const float (&candidate)[V], uint32_t candidate_codes) {
     uint32_t replaced = 0;
     AABLUR_UNROLL
@@ -474,6 +479,13 @@ class BestOfHalves {
 // The first of a plane's codes.
 AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {
   return tiling.codes.data + (int64_t(tile.image) * tiling.planes_an_image + tile.plane) * tiling.codes.plane_bytes;
+}
+// Where the codes of a pixel of V lanes lie, whole bytes, at pooled position (p, q).
+template <int V, int Bits>
+AABLUR_HOST_DEVICE inline int64_t code_byte(const Tiling& tiling, const Tile& tile, int p, int q) {
+  constexpr int per_byte = 8 / Bits;
+  const int row = tiling.code_row / per_byte, pixel = tiling.code_pixel / per_byte;
+  return int64_t(p) * row + int64_t(q) * pixel + tile.lane * (V / per_byte);
 }
 
 // BlurTile of the max over windows of Window x Window. With codes, each tile writes those of its own S * YO rows and
@@ -597,13 +609,12 @@ struct MaxBlurTile {
   template <bool Border>
   AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[M]) const {
     uint8_t* const first = codes_of(tiling, tile);
-    const int64_t start = int64_t(p) * tiling.code_row + q * int64_t(tiling.code_pixel) + tile.lane * V;  // in codes
     const int64_t end = tiling.codes.plane_bytes;
     if constexpr (V > 1) {
       using Word = Pixel<uint8_t, V * Bits / 8>;
       AABLUR_UNROLL
       for (int j = 0; j < XO * S; ++j) {
-        const int64_t at = (start + j * int64_t(tiling.code_pixel)) * Bits / 8;
+        const int64_t at = code_byte<V, Bits>(tiling, tile, p, q + j);
         if (!Border || (q + j < tiling.source_width && at + int64_t(sizeof(Word)) <= end))
           *reinterpret_cast<Word*>(first + at) = truncated<Word>(pooled[before + j].codes());
       }
@@ -618,7 +629,7 @@ struct MaxBlurTile {
       }
       AABLUR_UNROLL
       for (int byte = 0; byte < XO * S * Bits / 8; ++byte) {
-        const int64_t at = start * Bits / 8 + byte;
+        const int64_t at = (int64_t(p) * tiling.code_row + q) * Bits / 8 + byte;
         if (!Border || at < end) first[at] = uint8_t(word >> (8 * byte));
       }
     }
@@ -722,9 +733,10 @@ struct BlurBackwardTile {
       for (int c = 0; c < Window * Window; ++c) {
         const int y = a - halo + c / Window, z = b - halo + c % Window;
         if (y < 0 || y >= YI || z < 0 || z >= XI) continue;
+        const uint32_t differ = codes ^ repeated<V, Bits>(c);  // a field of zeros where the code is c
         AABLUR_UNROLL
         for (int l = 0; l < V; ++l)
-          if ((codes >> (l * Bits) & ((1u << Bits) - 1)) == uint32_t(c)) sums[y][z][l] += pooled[b][l];
+          if (!(differ & ((1u << Bits) - 1) << (l * Bits))) sums[y][z][l] += pooled[b][l];
       }
     }
   }
@@ -732,8 +744,7 @@ struct BlurBackwardTile {
   // The codes of the pixel `offset` columns from j0, a multiple of XI.
   AABLUR_HOST_DEVICE uint32_t read_codes(const uint8_t* first, const Tile& tile, int p, int j0, int offset) const {
     if constexpr (V > 1) {
-      const int64_t at = int64_t(p) * tiling.code_row + (j0 + offset) * int64_t(tiling.code_pixel) + tile.lane * V;
-      const auto word = load<Pixel<uint8_t, V * Bits / 8>>(first + at * Bits / 8);
+      const auto word = load<Pixel<uint8_t, V * Bits / 8>>(first + code_byte<V, Bits>(tiling, tile, p, j0 + offset));
       uint32_t codes = 0;
       AABLUR_UNROLL
       for (int byte = 0; byte < V * Bits / 8; ++byte) codes |= uint32_t(word.element[byte]) << (8 * byte);
