@@ -147,7 +147,8 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
   arguments.x_grid = grid_of(x, map);
   constexpr int64_t most_shares = 1 << 20;
   arguments.chunks = std::clamp<int64_t>(most_shares / taps.numel(), 1, 4096);
-  const int64_t shares = arguments.chunks * taps.numel(), stride_one = 1;
+  const gpu::Moments moments(arguments.shape, filters);
+  const int64_t shares = moments.taps ? moments.doubles() : arguments.chunks * taps.numel(), stride_one = 1;
   Tensor workspace = aablur::empty(x, 1, &shares, &stride_one, aoti_torch_dtype_float64());
   arguments.workspace = static_cast<double*>(workspace.mutable_data_ptr());
   arguments.out = out.mutable_data_ptr();

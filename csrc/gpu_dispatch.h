@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "gpu_tiles.h"
+#include "gpu_moments.h"
 
 namespace aablur::gpu {
 
@@ -279,8 +279,19 @@ struct Dispatch {
     return launch(MaxBackwardPoint<T>{arguments}, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
+    const Moments moments(arguments.shape, arguments.filters);
+    if (moments.taps) return by_moments(arguments, moments, stream);
     if (const char* error = launch(TapsShare<T>{arguments}, stream)) return error;
     return launch(TapsSum<T>{arguments}, stream);
+  }
+  static const char* by_moments(const TapsArguments& arguments, const Moments& moments, void* stream) {
+    auto share = [&](auto taps) { return launch(MomentShares<T, decltype(taps)::value>(arguments, moments), stream); };
+    const char* error = moments.taps == 2   ? share(std::integral_constant<int, 2>{})
+                        : moments.taps == 3 ? share(std::integral_constant<int, 3>{})
+                        : moments.taps == 4 ? share(std::integral_constant<int, 4>{})
+                                            : share(std::integral_constant<int, 5>{});
+    if (error || (error = launch(MomentPieces{moments, arguments.workspace}, stream))) return error;
+    return launch(TapsFromMoments<T>{arguments, moments}, stream);
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };

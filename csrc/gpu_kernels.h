@@ -1,6 +1,8 @@
 // What the GPU kernels are given. Compiled without torch; gpu.cpp makes the arguments.
 #pragma once
 
+#include <algorithm>
+
 #include "geometry.h"
 #include "prologue.h"
 
@@ -56,9 +58,38 @@ struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays the
   const void* grad = nullptr;
   const void* x = nullptr;
   Grid grad_grid, x_grid;
-  int64_t chunks = 1;           // pieces that the sum is taken in, whatever the device
-  double* workspace = nullptr;  // (chunks, rows of taps, row)
+  int64_t chunks = 1;           // pieces that the general kernel takes the sum in, whatever the device
+  double* workspace = nullptr;  // (chunks, rows of taps, row), or what Moments says
   void* out = nullptr;
+};
+
+// The cut of the fast gradient of the taps (gpu_moments.h), of two alike axes: of all sums of the gradient times what a
+// pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread goes over
+// the rest of the outputs, every parts-th of them.
+struct Moments {
+  int64_t taps = 0;  // of each axis; 0 where only the general kernel serves
+  int64_t lanes = 0, rest = 0, parts = 0;
+  int64_t rows = 0, run = 0;  // of taps; neighbouring lanes that share one
+  int64_t pieces = 0;
+
+  explicit Moments(const Shape& shape, const Filters& filters) {
+    const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
+    const bool flat = depth.size == 1 && depth.taps == 1 && depth.stride == 1 && depth.before == 0 &&
+                      depth.after == 0 && filters.offset[0] < 0;
+    lanes = shape.channels * (shape.channels_last ? 1 : width.out());
+    rest = shape.images * height.out() * (shape.channels_last ? width.out() : 1);
+    constexpr int64_t threads = 1 << 17, most = int64_t(1) << 31;
+    if (!flat || filters.offset[1] < 0 || height.taps != width.taps || width.taps < 2 || width.taps > 5 ||
+        lanes > 8 * threads || rest >= most)
+      return;
+    taps = width.taps;
+    parts = ceil_div(rest, ceil_div(rest, std::max<int64_t>(1, threads / lanes)));
+    rows = filters.per_channel ? shape.channels : 1;
+    run = lanes / rows;
+    pieces = filters.per_channel ? 8 : 256;
+  }
+  AABLUR_HOST_DEVICE int64_t shares() const { return taps * taps * parts * lanes; }
+  int64_t doubles() const { return shares() + rows * taps * taps * pieces; }  // of the workspace
 };
 
 // One dtype's kernels, queued on a stream. Each returns why it could not be queued, or null.
