@@ -17,9 +17,9 @@ from .bars import micro_outcomes, outcomes, rows_of
 from .measure import Settings, measure
 from .plots import draw
 from .providers import OURS
-from .record import OK, RESULTS, Recorder, device_name, slug
+from .record import OK, RESULTS, Recorder, cpu_model, slug
 from .report import CAPTION, WIDTH, line, outcome_table, quietness, workload_tables
-from .timing import MIN_ROUNDS, cpu_timer, cuda_timer, keep_freed_memory
+from .timing import MIN_ROUNDS, keep_freed_memory
 from .workloads import Workload, catalogue, is_default, is_quick, last_level_cache
 
 
@@ -31,7 +31,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
     parser.add_argument("--rounds", type=int, default=15, help="samples a provider at most")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the maps lie")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients"
@@ -48,16 +47,15 @@ def chosen(options: argparse.Namespace) -> list[Workload]:
     wanted = is_quick if options.quick else is_default
     return [
         workload
-        for workload in catalogue(device=options.device)
+        for workload in catalogue()
         if (options.all or wanted(workload)) and (options.only is None or options.only.search(workload.name))
     ]
 
 
 def run(workloads: list[Workload], options: argparse.Namespace, recorder: Recorder) -> None:
     """Measure every row; each is in the file before the next begins."""
-    timer = cuda_timer if options.device == "cuda" else cpu_timer
-    settings = Settings(options.rounds, not options.no_compile, timer)
-    micro_rows = [lambda: micro.overhead(options.rounds), micro.import_time] if options.device == "cpu" else []
+    settings = Settings(options.rounds, not options.no_compile)
+    micro_rows = [lambda: micro.overhead(options.rounds), micro.import_time]
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     text = TextColumn("{task.description}")
     console = Console(stderr=True)
@@ -119,14 +117,14 @@ def main() -> int:
         console = Console(width=WIDTH)
     console.print(aablur.info(), highlight=False)
     console.print(
-        f"{device_name(options.device)}, {options.threads} threads, last-level cache "
-        f"{last_level_cache(options.device) >> 20} MiB, {len(workloads)} rows",
+        f"{cpu_model()}, {options.threads} threads, last-level cache "
+        f"{last_level_cache() >> 20} MiB, {len(workloads)} rows",
         highlight=False,
     )
     part = "-part" if options.quick or options.only else ""  # keeps a whole run's results
     part += "-kept-memory" if options.keep_memory else ""
-    path = options.out / f"{options.device}-{slug(device_name(options.device))}{part}.csv"
-    recorder = Recorder(path, options.device, {"freed_memory": "kept" if options.keep_memory else "system"})
+    path = options.out / f"cpu-{slug(cpu_model())}{part}.csv"
+    recorder = Recorder(path, {"freed_memory": "kept" if options.keep_memory else "system"})
     wrong, interrupted = 0, False
     try:
         run(workloads, options, recorder)

@@ -67,7 +67,7 @@ def reference(workload: Workload) -> Reference:
 
 
 @contextmanager
-def poisoned(sizes: tuple[int, ...], fill: bool, device: str) -> Iterator[None]:
+def poisoned(sizes: tuple[int, ...], fill: bool) -> Iterator[None]:
     """Fresh memory holds NaN: freed blocks do, and what torch.empty hands out if `fill`.
 
     The fill is part of the deterministic mode, which torch.compile guards on (it would compile
@@ -77,7 +77,7 @@ def poisoned(sizes: tuple[int, ...], fill: bool, device: str) -> Iterator[None]:
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(fill or was_on, warn_only=True)
     for size in sizes:
-        torch.full((size,), 0xFF, dtype=torch.uint8, device=device)  # all ones is a NaN in every float dtype
+        torch.full((size,), 0xFF, dtype=torch.uint8)  # all ones is a NaN in every float dtype
     try:
         yield
     finally:
@@ -95,7 +95,7 @@ def error(got: Tensor, want: Tensor) -> Error:
     if got.shape != want.shape:
         return Error(float("inf"), float("inf"))
     images = _images(want.shape)
-    parts = zip(got.detach().cpu().contiguous().split(images), want.split(images), strict=True)
+    parts = zip(got.detach().contiguous().split(images), want.split(images), strict=True)
     worst = float(torch.stack([g.double().sub_(w).abs_().max() for g, w in parts]).max())
     worst = float("inf") if math.isnan(worst) else worst
     return Error(worst, worst / float(want.abs().max()))
@@ -123,7 +123,7 @@ def judge(who: Provider, workload: Workload, x: Tensor, dy: Tensor) -> Verdict:
 
     compiled = who.name == COMPILE
     sizes = (workload.input_bytes, truth.dy.nbytes, workload.input_bytes // 16)
-    with poisoned(sizes, fill=not compiled, device=workload.device):
+    with poisoned(sizes, fill=not compiled):
         if workload.backward and not compiled:
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 y, dx = outputs(who.call, x, dy, workload)

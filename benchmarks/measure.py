@@ -9,7 +9,7 @@ from .check import Verdict, judge, reference
 from .photos import feature_map
 from .providers import COMPILE, COPY, OURS, PROVIDERS, copy_step, provider, step
 from .record import NOT_COMPILED, OK, WRONG, Measurement
-from .timing import Others, Timer, Times, cpu_timer, interleave
+from .timing import Others, Times, interleave
 from .workloads import Workload
 
 
@@ -19,7 +19,6 @@ class Settings:
 
     rounds: int = 15
     compile: bool = True
-    timer: Timer = cpu_timer
 
     def budget_s(self, workload: Workload) -> float:
         return 1.5 if workload.regime == "memory" else 0.4
@@ -30,11 +29,11 @@ def inputs_of(workload: Workload) -> tuple[list[Tensor], Tensor]:
 
     Beyond the cache there are two: while one is read, the other leaves the cache.
     """
-    x = feature_map(workload.shape).to(workload.device, workload.dtype)
+    x = feature_map(workload.shape).to(workload.dtype)
     x = x.contiguous(memory_format=workload.memory_format)
     copies = 2 if workload.regime == "memory" else 1
     inputs = [x.clone().requires_grad_(workload.backward) for _ in range(copies)]
-    dy = reference(workload).dy.to(workload.device).contiguous(memory_format=workload.memory_format)
+    dy = reference(workload).dy.contiguous(memory_format=workload.memory_format)
     return inputs, dy
 
 
@@ -73,7 +72,6 @@ def measure(workload: Workload, settings: Settings) -> list[Measurement]:
             steps,
             rounds=settings.rounds,
             budget_s=settings.budget_s(workload),
-            timer=settings.timer,
         )
         if right
         else {}

@@ -70,7 +70,7 @@ def provider(name: str, workload: Workload) -> Provider:
     """The provider of that name for a workload; a copy is no provider of the op."""
     if name == OURS:
         return Provider(name, ours_max if workload.window > 1 else ours)
-    eager = Eager(workload.shape[1], workload.dtype, workload.window).to(workload.device)
+    eager = Eager(workload.shape[1], workload.dtype, workload.window)
     constants = (eager.weight,)
     if name == COMPILE:
         torch._dynamo.reset()  # one graph a row, so that no row meets a recompile limit

@@ -65,7 +65,7 @@ def _over(a: float | None, b: float | None) -> float | None:
 def source(rows: list[Row]) -> str:
     ours = rows[0]["aablur"]
     return (
-        f"\nGeometric means, `make bench` on {ours.get('device') or ours['cpu']} "
+        f"\nGeometric means, `make bench` on {ours['device']} "
         f"({ours['threads']} threads, {ours['isa']}), torch {ours['torch']}, commit {ours['commit']}, {ours['date']}.\n"
     )
 

@@ -80,16 +80,10 @@ def commit() -> str:
     return f"{head}+dirty" if changed else head
 
 
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else cpu_model()
-
-
-def machine(device: str) -> dict[str, str]:
+def machine() -> dict[str, str]:
     """What a reader needs to judge a time; all rows of a run share it."""
     return {
-        "device": device_name(device),
-        "cuda": torch.version.cuda or "",
-        "cpu": cpu_model(),
+        "device": cpu_model(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "isa": torch.backends.cpu.get_cpu_capability(),
@@ -108,10 +102,10 @@ def _cell(value: object) -> object:
 class Recorder:
     """Writes each measurement to the file at once, so that an interrupt loses nothing."""
 
-    def __init__(self, path: Path, device: str, conditions: dict[str, str]) -> None:
+    def __init__(self, path: Path, conditions: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.machine = machine(device) | conditions
+        self.machine = machine() | conditions
         self.measurements: list[Measurement] = []
         self._file = path.open("w", newline="")
         columns = ["pass" if f.name == "direction" else f.name for f in fields(Measurement)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 SAMPLE_S = 5e-3  # far above the clock's step and the waking of a thread
 MIN_ROUNDS = 3
@@ -21,27 +20,13 @@ LONG_S = 0.2  # a call so long needs no warm-up of the caches: the first is a sa
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
-# Seconds that a number of calls took.
-Timer = Callable[[Callable[[], object], int], float]
 
-
-def cpu_timer(call: Callable[[], object], inner: int) -> float:
+def timed(call: Callable[[], object], inner: int) -> float:
     """Wall time of `inner` calls in a row."""
     start = time.perf_counter()
     for _ in range(inner):
         call()
     return time.perf_counter() - start
-
-
-def cuda_timer(call: Callable[[], object], inner: int) -> float:
-    """Time of `inner` calls in a row on the current CUDA stream, from event to event."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(inner):
-        call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 def keep_freed_memory() -> bool:
@@ -104,7 +89,6 @@ def interleave(
     *,
     rounds: int,
     budget_s: float,
-    timer: Timer = cpu_timer,
 ) -> dict[str, Times]:
     """Time every call in turn, in an order rotated each round.
 
@@ -119,16 +103,16 @@ def interleave(
     gc.disable()
     try:
         for name in names:
-            first = timer(calls[name], 1)
+            first = timed(calls[name], 1)
             if first > LONG_S:
                 inner[name], samples[name] = 1, [first]
             else:
-                inner[name] = math.ceil(SAMPLE_S / max(timer(calls[name], 1), 1e-9))
+                inner[name] = math.ceil(SAMPLE_S / max(timed(calls[name], 1), 1e-9))
         for turn in range(rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 spent = sum(samples[name]) * inner[name]
                 if len(samples[name]) < MIN_ROUNDS or spent < share:
-                    samples[name].append(timer(calls[name], inner[name]) / inner[name])
+                    samples[name].append(timed(calls[name], inner[name]) / inner[name])
     finally:
         if collecting:
             gc.enable()

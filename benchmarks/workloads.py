@@ -41,7 +41,6 @@ class Workload:
     dtype_name: str
     shape: tuple[int, int, int, int]  # (N, C, H, W) of the input, whatever the layout
     regime: str  # one of REGIMES; the cache is the last level's
-    device: str = "cpu"
 
     @cached_property
     def name(self) -> str:
@@ -92,11 +91,9 @@ class Workload:
         return 2 * x_and_y + 2 * math.prod(self.pooled_shape) * code_bits // 8
 
 
-def last_level_cache(device: str = "cpu") -> int:
-    """Bytes of the GPU's cache, or of the largest of the first core as Linux reports it up to LARGEST_CACHE, else a
+def last_level_cache() -> int:
+    """Bytes of the largest of the first core as Linux reports it up to LARGEST_CACHE, else a
     guess."""
-    if device == "cuda":
-        return torch.cuda.get_device_properties(0).L2_cache_size
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     found = max((1024 * int(s.read_text().strip("K\n")) for s in sizes), default=DEFAULT_CACHE)
     return min(found, LARGEST_CACHE)
@@ -112,14 +109,14 @@ def batch_for(image_bytes: int, regime: str, cache_bytes: int) -> int:
     return max(1, cache_bytes // 8 // image_bytes)
 
 
-def catalogue(cache_bytes: int | None = None, device: str = "cpu") -> Iterator[Workload]:
+def catalogue(cache_bytes: int | None = None) -> Iterator[Workload]:
     """Every workload; those that share an input and a float64 reference are neighbours."""
-    cache_bytes = cache_bytes or last_level_cache(device)
+    cache_bytes = cache_bytes or last_level_cache()
     for regime, (channels, size), dtype, op in itertools.product(REGIMES, (*RESNET50_MAPS, ODD_MAP), DTYPES, OPS):
         image_bytes = channels * size * size * DTYPES[dtype].itemsize
         shape = (batch_for(image_bytes, regime, cache_bytes), channels, size, size)
         for direction, layout in itertools.product(PASSES, LAYOUTS):
-            yield Workload(op, direction, layout, dtype, shape, regime, device)
+            yield Workload(op, direction, layout, dtype, shape, regime)
 
 
 def is_quick(workload: Workload) -> bool:
@@ -133,8 +130,6 @@ def is_quick(workload: Workload) -> bool:
 def is_default(workload: Workload) -> bool:
     """The rows of some nine minutes on two cores, most of it the baselines beyond the cache."""
     size = workload.shape[2]
-    if workload.device == "cuda":
-        return workload.regime == "memory"
     if workload.regime == "cache":
         return True
     return size in BFLOAT16_SIZES if workload.dtype_name == "bfloat16" else size != ODD_MAP[1]

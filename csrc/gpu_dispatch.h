@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "gpu_moments.h"
+#include "gpu_tiles.h"
 
 namespace aablur::gpu {
 

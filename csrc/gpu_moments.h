@@ -4,7 +4,7 @@
 // gradients.
 #pragma once
 
-#include "gpu_tiles.h"
+#include "gpu_pixels.h"
 
 namespace aablur::gpu {
 
