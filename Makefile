@@ -34,12 +34,13 @@ lint: $(VENV)/done
 
 # Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch, pytest and ninja are there, nothing is fetched.
 ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
+SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n 8')
 gpu:
 	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$(ARCH)" $(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest tests/test_correct.py -k "cuda or triton" -p no:cacheprovider $(PYTEST)
+	$(PYTHON) -m pytest tests/test_correct.py -k "cuda or triton" -p no:cacheprovider $(SIDE_BY_SIDE) $(PYTEST)
 	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
 	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py \
-	-k "cuda and tile and 16x21x18 and k3" -p no:cacheprovider || exit 1; done; fi
+	-k "cuda and tile and 16x21x18 and k3 and bf16" -p no:cacheprovider || exit 1; done; fi
 	$(PYTHON) -m benchmarks.gpu $(BENCH)
 
 codegen: $(VENV)/done

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import aablur
 
 from . import record
 from .judge import CHECKED, error_of, is_right
-from .network import run_network
+from .network import NETWORK, run_network
 from .providers import COPY, MAX_POOL, OURS, PROVIDERS, Maps, setting, step_of, takes_part
 from .record import Measurement, Recorder
 from .report import aligned, draw, losses, summary
@@ -29,7 +30,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="tiny maps on the CPU: it proves the program")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
     parser.add_argument("--no-network", action="store_true", help="leave the whole network out")
-    parser.add_argument("--seconds", type=float, default=400, help="rows that come later are left out, and named")
+    seconds = "what would begin later is left out, and named; 1500 suffice for all"
+    parser.add_argument("--seconds", type=float, default=270, help=seconds)
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
     return parser.parse_args()
 
@@ -107,22 +109,25 @@ def main() -> int:
     rows = [row for row in rows if options.only is None or options.only.search(row.name)]
     stem = options.out / (record.stem_of(device) + ("-part" if options.only or options.dry_run else ""))
     recorder = Recorder(stem.with_suffix(".csv"), device)
-    start, left_out = time.monotonic(), []
+    jobs = [(row.name, partial(measure, row, device)) for row in rows]
+    if not options.no_network:  # after ResNet-50's maps
+        place = sum(row.group == "ResNet-50" for row in rows)
+        jobs[place:place] = [
+            (f"network {step} {way}", partial(run_network, step, way, device)) for step, way in NETWORK
+        ]
+    end, left_out = time.monotonic() + options.seconds, []
     try:
         host_times(recorder, device)
-        if not options.no_network:
-            for found in run_network(device):
-                recorder.add(found)
-                print(f"{found.name} {found.provider}: {found.status} {found.ms or 0:.2f} ms", flush=True)
-        for n, row in enumerate(rows):
-            if time.monotonic() - start > options.seconds:
-                left_out.append(row.name)
+        for n, (name, job) in enumerate(jobs):
+            if time.monotonic() > end:
+                left_out.append(name)
                 continue
-            for found in measure(row, device):
+            for found in job():
                 recorder.add(found)
-                if found.provider == OURS:
-                    speed = f"{found.ms:.4f} ms, {found.of_copy or 0:.2f} of copy" if found.ms else found.status
-                    print(f"[{n + 1}/{len(rows)}] {row.name}: {speed}", flush=True)
+                if found.provider == OURS or found.group == "network":
+                    of_copy = f", {found.of_copy:.2f} of copy" if found.of_copy else ""
+                    speed = f"{found.ms:.4f} ms{of_copy} {found.how}" if found.ms else found.status
+                    print(f"[{n + 1}/{len(jobs)}] {name}: {speed}", flush=True)
     except KeyboardInterrupt:
         print("interrupted: the rows so far", flush=True)
     finally:

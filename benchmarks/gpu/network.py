@@ -6,7 +6,7 @@ takes less when they are replaced by plain subsampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from .record import Measurement
 from .timing import time_steps
 
 UNFUSED, OURS, NONE = "unfused", "aablur", "no pools"
-WAYS = (UNFUSED, "compile of unfused", OURS, "compile of aablur", NONE)
+WAYS = (UNFUSED, OURS, NONE, "compile of unfused", "compile of aablur")
+NETWORK = tuple((direction, way) for way in WAYS for direction in ("training", "inference"))
 
 
 class UnfusedBlurPool(nn.Module):
@@ -128,20 +129,18 @@ def _peak_mib(step: Callable[[], object], device: str) -> float | None:
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def run_network(device: str) -> Iterator[Measurement]:
-    """A measurement a way, for training and inference; `how` holds the peak memory, in MiB."""
-    for direction in ("training", "inference"):
-        for way in WAYS:
-            size, peak, times, status = "", None, None, "ok"
-            try:
-                step, size = _steps(way, device, direction == "training")
-                peak = _peak_mib(step, device)
-                times = time_steps(lambda step=step: [step], device, graph=False)
-            except Exception as failure:  # no compiler, no memory: the other ways go on
-                status = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"[:160]
-            about = (f"network/resnet50/{direction}", "network", "resnet50", direction, "channels_last", "bfloat16")
-            how = f"peak {peak:.0f} MiB" if peak else ""
-            if times is None:
-                yield Measurement(*about, size, way, status)
-            else:
-                yield Measurement(*about, size, way, status, times.median, times.p20, times.p80, how)
+def run_network(direction: str, way: str, device: str) -> list[Measurement]:
+    """The measurement of one of NETWORK; `how` holds the peak memory, in MiB."""
+    size, peak, times, status = "", None, None, "ok"
+    try:
+        step, size = _steps(way, device, direction == "training")
+        peak = _peak_mib(step, device)
+        times = time_steps(lambda: [step], device, graph=False)
+    except Exception as failure:  # no compiler, no memory: the other ways go on
+        status = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"[:160]
+    about = (f"network/resnet50/{direction}", "network", "resnet50", direction, "channels_last", "bfloat16")
+    found = Measurement(*about, size, way, status)
+    if times is not None:
+        how = f"peak {peak:.0f} MiB" if peak else ""
+        found = Measurement(*about, size, way, status, times.median, times.p20, times.p80, how)
+    return [found]
