@@ -9,7 +9,7 @@ from statistics import geometric_mean
 
 from .providers import COMPILED, EAGER, OURS, TRITON
 from .record import Measurement
-from .rows import BARS, DIRECTIONS, LAYOUTS, OPS
+from .rows import DIRECTIONS, LAYOUTS, OPS, Row
 
 Group = dict[str, Measurement]  # provider -> measurement, of one row
 
@@ -47,6 +47,11 @@ def summary(measurements: list[Measurement]) -> Iterator[tuple[str, ...]]:
         yield (*names, str(len(group)), _mean(of_copy), f"{least:.2f}", eager, compiled, triton)
 
 
+def _row_of(m: Measurement) -> Row:
+    n, c, h, w = map(int, m.shape.split("x"))
+    return Row(m.group, m.op, m.direction, m.dtype, m.layout, (n, c, h, w))
+
+
 def losses(measurements: list[Measurement]) -> Iterator[str]:
     """Rows in which a baseline is faster, or that miss their bar, or are wrong; and why a provider failed."""
     for row in rows_of(measurements):
@@ -59,7 +64,7 @@ def losses(measurements: list[Measurement]) -> Iterator[str]:
         best = _ms(row, (*EAGER, *COMPILED))
         if best and best < ours.ms:
             yield f"slower than the best baseline by {ours.ms / best:.2f}x: {ours.name}"
-        bar = BARS[ours.op, ours.group not in ("odd", "small")]
+        bar = _row_of(ours).bar
         if ours.of_copy is not None and ours.of_copy < bar:
             yield f"{ours.of_copy:.2f} of the copy's bandwidth, {bar} asked: {ours.name}"
 
