@@ -21,9 +21,10 @@ AABLUR_HOT(MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>)
 AABLUR_HOT(MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>)
 AABLUR_HOT(MaxBlurTile<bfloat16, 1, 3, 2, 4, 6, true, 2, true>)
 AABLUR_HOT(MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>)
-AABLUR_HOT(BlurBackwardTile<float, 4, 3, 2, 2, 4, false, 2>)
+AABLUR_HOT(BlurBackwardTile<float, 4, 3, 2, 4, 4, false, 2>)
 AABLUR_HOT(BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>)
-AABLUR_HOT(BlurBackwardTile<bfloat16, 4, 3, 2, 2, 4, false, 2>)
+AABLUR_HOT(BlurBackwardTile<bfloat16, 4, 3, 2, 4, 4, false, 2>)
+AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 8, 8, true, 2>)
 AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>)
 
 }  // namespace aablur::gpu

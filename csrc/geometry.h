@@ -7,9 +7,11 @@
 #if defined(__CUDACC__)
 #define AABLUR_HOST_DEVICE __host__ __device__
 #define AABLUR_UNROLL _Pragma("unroll")
+#define AABLUR_NO_UNROLL _Pragma("unroll 1")
 #else
 #define AABLUR_HOST_DEVICE
 #define AABLUR_UNROLL
+#define AABLUR_NO_UNROLL
 #endif
 
 namespace aablur {

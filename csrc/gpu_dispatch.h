@@ -150,7 +150,7 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
       if constexpr (Backward) {
-        if (!Kernel::Down::reaches(height) || !Kernel::Along::reaches(width)) return false;
+        if (!Kernel::Part::Down::reaches(height) || !Kernel::Part::Along::reaches(width)) return false;
       }
       return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_grid,
                                  static_cast<T*>(arguments.out), Backward, stream, error);
@@ -241,11 +241,15 @@ bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* str
     const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_grid, vector, true);
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
-      return Kernel::Down::reaches(height) && Kernel::Along::reaches(width) &&
+      return Kernel::Part::Down::reaches(height) && Kernel::Part::Along::reaches(width) &&
              queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
                                  arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
     };
-    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, 2, 2, 4, false, W>>{});
+    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, 2, 4, 4, false, W>>{});
+    if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
+      if (layout_of<T>(shape, arguments.grad, arguments.grad_grid, 8, true) == Layout::rows)
+        return queue(Type<BlurBackwardTile<T, 1, K, 2, 8, 8, true, W>>{});
+    }
     if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, 2, vector, 4, true, W>>{});
     return queue(Type<BlurBackwardTile<T, 1, K, 2, 2, 2, false, W>>{});
   });

@@ -281,6 +281,10 @@ struct BlurBackwardTile {
   static constexpr int N = Along::reads, R = Down::reads, result_rows = YI, result_columns = XI, lanes = V;
   using Row = Segment<T, V, N, -Along::low, Wide ? XI / S : 0>;
 
+  // What borders are gathered by, one after the other where the weights of a whole tile would take its registers.
+  using Part =
+      std::conditional_t<(V > 1 || Window > 1), BlurBackwardTile<T, V, K, S, 2, 2, false, Window>, BlurBackwardTile>;
+
   Tiling tiling;
   const T* x;  // the output's gradient
   T* out;
@@ -291,8 +295,19 @@ struct BlurBackwardTile {
     const bool inside = i0 >= reach && j0 >= reach && i0 + YI + reach <= tiling.result_height &&
                         j0 + XI + reach <= tiling.result_width && i0 / S + Down::low + R <= tiling.source_height &&
                         j0 / S + Along::low + N <= tiling.source_width;
-    if (AABLUR_INSIDE_ONLY || inside) gather<false>(tile, i0, j0);
-    else gather<true>(tile, i0, j0);
+    if (AABLUR_INSIDE_ONLY || inside) return gather<false>(tile, i0, j0);
+    const Part kernel{tiling, x, out};
+    constexpr int down = YI / Part::result_rows, along = XI / Part::result_columns;
+    Tile part(tiling, uint32_t(i));
+    part.row *= down;
+    part.column *= along;
+    AABLUR_NO_UNROLL
+    for (const int end = part.row + down; part.row < end; ++part.row) {
+      AABLUR_NO_UNROLL
+      for (const int stop = part.column + along; part.column < stop; ++part.column)
+        kernel.template gather<true>(part, part.row * Part::result_rows, part.column * Part::result_columns);
+      part.column -= along;
+    }
   }
 
   template <bool Border>

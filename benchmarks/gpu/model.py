@@ -61,7 +61,7 @@ def instructions(row: Row, counts: dict[str, float]) -> float | None:
     vector = 4 if row.window > 1 else wide
     if row.layout == "channels_last":
         path = "channels_last" if channels % vector == 0 else "single elements"
-    elif row.op == "max_blur_pool2d" and row.direction == "forward" and width % wide:
+    elif row.op == "max_blur_pool2d" and width % wide:
         path = "single elements" if width % vector else "NCHW rows of 8 bytes"
     else:
         path = "single elements" if width % vector else "NCHW rows"
