@@ -45,7 +45,7 @@ class Budget:
 # blur's budgets are 8 and 14 where rows or pixels are read 16 bytes at a time. An element read alone pays an address of
 # its own; its adjoint's tile of 8 elements does not repay finding the tile. The max takes two comparisons, a selection
 # and a mark of its code for each of two candidates: of two halves at once in the forward, which brings bfloat16 to
-# about 19; the adjoint adds a conditional sum for each of four positions: some 23, above what memory allows in bfloat16.
+# about 19; the adjoint adds a conditional sum for each of four positions, which makes it 23.
 BUDGETS = (
     Budget("BlurTile<float, 4, 3, 2, 2, 4, false>", "blur, float32, channels_last", 14, 80, 45, 8),
     Budget("BlurTile<float, 1, 3, 2, 2, 8, true>", "blur, float32, NCHW rows", 14, 80, 17),
