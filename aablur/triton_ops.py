@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +36,6 @@ class _Shape(NamedTuple):
 
     rank: int
     lines: tuple[kernels.Line, kernels.Line, kernels.Line]  # depth, height, width
-    size: tuple[int, ...]  # of the axes that the map has
     images: int
     channels: int
     channels_last: bool
@@ -60,7 +58,6 @@ def _line(axis: Axis, size: int, padding_mode: str, first_tap: int) -> kernels.L
     return kernels.Line(size, pooled, axis.out_size(size), max(size, pooled), up, down, *map(tl.constexpr, constants))
 
 
-@lru_cache(maxsize=1024)
 def _shape(geometry: Geometry, x_shape: torch.Size | tuple[int, ...], channels_last: bool) -> _Shape:
     rank = len(geometry.axes)
     size = tuple(x_shape[-rank:])
@@ -71,7 +68,7 @@ def _shape(geometry: Geometry, x_shape: torch.Size | tuple[int, ...], channels_l
         first_tap += axis.taps
     images = x_shape[0] if len(x_shape) == rank + 2 else 1
     depth, height, width = lines
-    return _Shape(rank, (depth, height, width), size, images, x_shape[-rank - 1], channels_last)
+    return _Shape(rank, (depth, height, width), images, x_shape[-rank - 1], channels_last)
 
 
 def _map(x: Tensor, rank: int) -> kernels.Map:

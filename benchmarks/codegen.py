@@ -194,7 +194,7 @@ def main() -> int:
     console.print(table_of(title, ((b.what, b, codes[b.kernel]) for b in BUDGETS)))
     cuobjdump = tool("cuobjdump")
     assert cuobjdump
-    title = "Triton kernels for sm_90, their loop over rows, inner loops counted once (budget)"
+    title = "Triton kernels for sm_90, their loop over rows (budget)"
     found = ((b.what, b, codegen_triton.measure(b, cuobjdump)) for b in codegen_triton.BUDGETS)
     console.print(table_of(title, found))
     with (ROOT / "benchmarks/results/codegen-sm90.csv").open("w", newline="") as file:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import aablur
 
+from ..record import RESULTS
 from . import record
 from .judge import CHECKED, error_of, is_right
 from .network import NETWORK, run_network
@@ -32,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-network", action="store_true", help="leave the whole network out")
     seconds = "what would begin later is left out, and named; 1500 suffice for all"
     parser.add_argument("--seconds", type=float, default=270, help=seconds)
-    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args()
 
 

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..record import RESULTS
 from .providers import OURS
-from .record import RESULTS, Measurement, read
+from .record import Measurement, read
 from .report import aligned
 from .rows import Row, catalogue
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import platform
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +15,7 @@ import torch
 
 import aablur
 
-RESULTS = Path(__file__).parent.parent / "results"
+from ..record import commit, slug
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,6 @@ def driver() -> str:
         return ""
 
 
-def commit() -> str:
-    """Short hash, with +dirty if tracked files other than the results differ; empty outside of a checkout."""
-    try:
-        git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", ":(top,exclude)benchmarks/results"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return head.stdout.strip() + ("+dirty" if changed.stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 def machine(device: str) -> dict[str, str]:
     return {
         "gpu": torch.cuda.get_device_name() if device == "cuda" else "none (dry run)",
@@ -80,7 +63,7 @@ def machine(device: str) -> dict[str, str]:
 
 def stem_of(device: str) -> str:
     """gpu-nvidia-h200, say."""
-    return "gpu-" + "-".join(re.findall(r"[a-z0-9.]+", machine(device)["gpu"].lower()))
+    return f"gpu-{slug(machine(device)['gpu'])}"
 
 
 class Recorder:
