@@ -53,10 +53,11 @@ aablur/libaablur.so: $(VENV)/done $(SOURCES)
 	AABLUR_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/done: requirements-dev.txt
+$(VENV)/done: requirements-dev.txt requirements-peers.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	@touch $@
 
 clean:
