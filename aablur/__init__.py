@@ -10,7 +10,7 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
-from .ops import backend
+from .ops import backend, decompositions
 from .version import __version__
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "decompositions",
     "info",
     "max_blur_pool1d",
     "max_blur_pool2d",

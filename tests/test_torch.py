@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from case import Case, arrange, call, make_input, make_taps
 from cases import CASES
+from modules import modules
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -87,93 +86,6 @@ def test_fakes_equal_the_real_ones() -> None:
         assert described(fake_grad) == described(grad), case.id
         meta = call(case, x.detach().to("meta"), tree_map_only(Tensor, lambda t: t.to("meta"), taps))
         assert meta.device.type == "meta" and meta.shape == real.shape and meta.dtype == real.dtype
-
-
-# ---- torch.compile and export ------------------------------------------------------------------------
-
-
-def net(x: Tensor, taps: Tensor) -> Tensor:
-    x = aablur.blur_pool2d(x.relu(), 4, padding_mode="circular")
-    x = aablur.max_blur_pool2d(x, 2, (taps, 3), 1)
-    return aablur.max_blur_pool2d(x * 2, (3, 2), window_padding=1, recompute=True).sin()
-
-
-def both_ways(f: Callable[..., Tensor], x: Tensor, *leaves: Tensor) -> list[Tensor]:
-    inputs = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_(), *leaves]
-    y = f(*inputs)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_compile(dynamic: bool, layout: str) -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    taps = torch.rand(4, 3, requires_grad=True)
-    for batch, height, width in ((2, 16, 17), (3, 21, 16)):
-        x = arrange(torch.randn(batch, 4, height, width), layout, 2)
-        eager = both_ways(net, x, taps)
-        for actual, expected in zip(both_ways(compiled, x, taps), eager, strict=True):
-            torch.testing.assert_close(actual, expected)
-            assert actual.stride() == expected.stride()
-
-
-def test_inductor() -> None:
-    """The default backend asserts the strides that the fakes promised."""
-    torch._dynamo.reset()
-    compiled = torch.compile(net, fullgraph=True)
-    taps = torch.rand(4, 3, requires_grad=True)
-    for layout in ("contiguous", "channels_last"):
-        x = arrange(torch.randn(2, 4, 16, 17), layout, 2)
-        for actual, expected in zip(both_ways(compiled, x, taps), both_ways(net, x, taps), strict=True):
-            torch.testing.assert_close(actual, expected)
-
-
-def test_no_recompilation_over_batches_and_sizes() -> None:
-    torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(
-        lambda x: aablur.max_blur_pool2d(aablur.blur_pool2d(x)), fullgraph=True, dynamic=True, backend=counter
-    )
-    for batch, size in ((2, 16), (5, 16), (3, 31), (7, 57)):
-        compiled(torch.randn(batch, 3, size, size + 1))
-    assert counter.frame_count == 1
-
-
-def modules() -> list[nn.Module]:
-    return [
-        aablur.nn.BlurPool2d(), aablur.nn.BlurPool2d(5, padding_mode="zeros"), aablur.nn.BlurPool2d(3, learnable=True),
-        aablur.nn.BlurPool2d((3, 4), learnable=True, channels=4), aablur.nn.BlurPool2d(torch.tensor([0.25, 0.5, 0.25])),
-        aablur.nn.MaxBlurPool2d(), aablur.nn.MaxBlurPool2d(3, window_padding=1, recompute=True),
-        aablur.nn.MaxBlurPool2d(2, 4, learnable=True, channels=4),
-    ]  # fmt: skip
-
-
-def test_modules_inside_compile() -> None:
-    torch._dynamo.reset()
-    x = torch.randn(2, 4, 12, 13)
-    for module in modules():
-        model = nn.Sequential(nn.Conv2d(4, 4, 3), module, nn.ReLU())
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-        actual = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
-        for a, e in zip(actual, expected, strict=True):
-            torch.testing.assert_close(a, e)
-
-
-def test_export_with_a_dynamic_batch() -> None:
-    for module in modules():
-        batch, height = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("height", min=8, max=256)
-        program = torch.export.export(
-            module.eval(), (torch.randn(2, 4, 12, 13),), dynamic_shapes=({0: batch, 2: height},)
-        )
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer)
-        buffer.seek(0)
-        loaded = torch.export.load(buffer).module()
-        for shape in ((1, 4, 12, 13), (7, 4, 31, 13)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(loaded(x), module(x))
 
 
 # ---- modes -------------------------------------------------------------------------------------------
