@@ -205,6 +205,10 @@ def _needs_aten() -> bool:
     return any(level.key() != functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
 
 
+# Dynamo enters and leaves transforms as it traces, and guards on them: it may ask, but cannot follow.
+_needs_aten._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 # ---- arguments ---------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,14 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_the_import_reader_reads() -> None:
-    assert imported(PACKAGE / "ops.py") == {"backends", "decomposition", "reference", "triton_ops", "geometry", "schemas"}
+    assert imported(PACKAGE / "ops.py") == {
+        "backends",
+        "decomposition",
+        "reference",
+        "triton_ops",
+        "geometry",
+        "schemas",
+    }
     assert imported(PACKAGE / "geometry.py") == set()
     assert "nn" in imported(PACKAGE / "__init__.py")
 
