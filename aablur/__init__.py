@@ -10,6 +10,7 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
+from .inductor import compile_passes
 from .ops import backend, decompositions
 from .version import __version__
 
@@ -19,6 +20,7 @@ __all__ = [
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "compile_passes",
     "decompositions",
     "info",
     "max_blur_pool1d",

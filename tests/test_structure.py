@@ -28,7 +28,7 @@ LEVELS = (  # each may import what stands before it, never beside or after it
     ("backends", "triton_kernels", "reference"),
     ("triton_ops", "decomposition"),
     ("ops",),
-    ("functional",),
+    ("functional", "inductor"),
     ("nn",),
     ("compat",),
     ("models",),
