@@ -209,7 +209,7 @@ class _Pool(torch.autograd.Function):
         keeps_codes = is_max and needs_x and not recompute
         which = "backward" if keeps_codes else "forward"
         tile, codes = plan.fetch(x, which), None
-        ctx.plan, ctx.is_max = plan, is_max
+        ctx.plan, ctx.is_max, ctx.recompute = plan, is_max, is_max and recompute
         if plan.is_empty(which):
             y = x.new_empty([*x.shape[:2], *plan.out])
         elif keeps_codes:
@@ -218,7 +218,7 @@ class _Pool(torch.autograd.Function):
         else:
             y = ops.call("max_blur_pool" if is_max else "blur_pool", tile, taps, *plan.args(which))
         ctx.channels_last = reference.prefers_channels_last(tile, plan.rank)
-        ctx.save_for_backward(x if needs_taps or (is_max and recompute) else None, codes, taps)
+        ctx.save_for_backward(x if needs_taps or ctx.recompute else None, codes, taps)
         return y
 
     @staticmethod
@@ -227,26 +227,24 @@ class _Pool(torch.autograd.Function):
         plan: _Plan = ctx.plan
         grad_x = grad_taps = None
         if ctx.needs_input_grad[0]:
-            grad_x = _grad_x(plan, grad, x, codes, taps, ctx.is_max, ctx.channels_last)
+            grad_x = _grad_x(ctx, grad, x if ctx.recompute else None, codes, taps)
         if ctx.needs_input_grad[1]:
             grad_taps = _grad_taps(plan, grad, x, taps, ctx.is_max)
         return grad_x, grad_taps, None, None, None
 
 
-def _grad_x(
-    plan: _Plan, grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None, is_max: bool,
-    channels_last: bool,
-) -> Tensor:  # fmt: skip
+def _grad_x(ctx: Any, grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None) -> Tensor:
+    plan: _Plan = ctx.plan
     wide = plan.fetch_gradients(grad)
-    tile = plan.fetch(x, "backward") if is_max and codes is None and x is not None else None
+    tile = None if x is None else plan.fetch(x, "backward")
     if plan.is_empty("backward"):
         return wide.new_zeros([*grad.shape[:2], *plan.size]) + wide.sum()
     size, args = plan.tile_size("backward"), plan.args("backward")
-    if is_max:
-        found = ops.call("max_blur_pool_backward", wide, tile, codes, taps, size, *args, channels_last)
+    if ctx.is_max:
+        found = ops.call("max_blur_pool_backward", wide, tile, codes, taps, size, *args, ctx.channels_last)
     else:
-        found = ops.call("blur_pool_backward", wide, taps, size, *args, channels_last)
-    return reference.in_layout(plan.crop(found, False), plan.rank, channels_last)
+        found = ops.call("blur_pool_backward", wide, taps, size, *args, ctx.channels_last)
+    return reference.in_layout(plan.crop(found, False), plan.rank, ctx.channels_last)
 
 
 def _grad_taps(plan: _Plan, grad: Tensor, x: Tensor, taps: Tensor, is_max: bool) -> Tensor:

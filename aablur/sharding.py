@@ -4,8 +4,10 @@ Replicated; sharded by batch; sharded by channel, with taps a channel sharded al
 that their gradient is a partial sum. The blur is linear in the map: of partial sums it makes partial sums; the max
 is not. Anything else, a sharded height or width too, is first redistributed to one of these by DTensor itself.
 
-Codes are sharded by batch as they are, one entry an image. By channel only where each plane has bytes of its own: in
-channels_last the channels of an image share bytes, and a shard's codes are no slice of the whole map's.
+Codes, (images, planes an image, bytes a plane), are sharded by batch along their first dimension, and by channel along
+their second where each channel is a plane, of whole bytes. In channels_last an image is one plane whose channels share
+bytes: the codes of a shard by channel are no slice of it. There the op is refused, since the redistributed map, too,
+would be contiguous, and its codes others than promised.
 """
 
 from __future__ import annotations
@@ -50,7 +52,13 @@ def _rule(name: str) -> Callable[..., Any]:
         pairs = [pair(Replicate(), Replicate(), Replicate(), Replicate())]
         if tensors[0].ndim == rank + 2:
             pairs.append(pair(Shard(0), Replicate(), Shard(0), Partial()))
-        if not _codes_mix_channels(name, args, rank):
+        if _codes_mix_channels(name, args, rank):
+            if name == "max_blur_pool_codes" and any(p not in (Replicate(), Shard(0)) for p in args[0].placements):
+                raise ValueError(
+                    f"{name}: x in channels_last must be replicated or sharded by batch, got {args[0].placements}; "
+                    "without codes (recompute=True) it may be sharded by channel too"
+                )
+        else:
             taps = (Replicate(), Partial()) if shared_taps else (Shard(0), Shard(0))
             pairs.append(pair(Shard(tensors[0].ndim - rank - 1), taps[0], Shard(1), taps[1]))
         for i in (i for i, role in enumerate(ins) if role == "map" and name in _LINEAR):

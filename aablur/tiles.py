@@ -19,8 +19,9 @@ Interval = tuple[int, int]
 class Tile:
     """Rows of the map on which the op, differently padded, has the same outputs as on the whole map.
 
-    The rows lie side by side. Rows between them may be missing, a multiple of the stride: a map in circular mode
-    keeps both its ends and loses its middle. Outputs that would read there are computed for nothing.
+    The rows lie side by side, and rows between them may be missing: a map in circular mode keeps both its ends and
+    loses its middle. Where outputs on both sides are wanted, a multiple of the stride is missing, and those that would
+    read there are computed for nothing.
 
     rows: intervals of the map, ascending.
     outs: intervals of the outputs that are wanted, ascending.
@@ -113,7 +114,7 @@ def _tile(axis: Axis, padding_mode: str, size: int, outs: Sequence[Interval], ke
     """The smallest tile that has these outputs and keeps these rows."""
     spans = [_span(axis, out) for out in outs]
     read = [_window_rows(axis, size, q) for span in spans for q in _fold(axis, padding_mode, size, span)]
-    rows = tuple(_aligned(union([*keep, *read]), axis.stride))
+    rows = tuple(_aligned(union([*keep, *read]), axis.stride if len(outs) > 1 else 1))
     if not outs:
         return Tile(rows)
     starts = [start - _missing_before(rows, _anchor(axis, size, start)) for start, _ in spans]
