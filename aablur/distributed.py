@@ -35,14 +35,28 @@ __all__: list[str] = []
 def _run(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
     """`functional.run` of a DTensor."""
     rank = len(geometry.axes)
+    if torch.compiler.is_compiling() and not any(p.is_shard() and p.dim >= x.ndim - rank for p in x.placements):
+        return functional.run_op(x, _on_mesh(taps, x), geometry, is_max, True)
+    return _run_eagerly(x, taps, geometry, is_max, recompute)
+
+
+@torch.compiler.disable(reason="aablur runs maps sharded along spatial axes outside of the graph")
+def _run_eagerly(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+    rank = len(geometry.axes)
     cut_axes = _check(x, taps, geometry)
     kept = tuple(_kept(p, is_max) for p in x.placements)
     x = x if kept == x.placements else x.redistribute(placements=kept)
-    if taps is not None and not isinstance(taps, DTensor):
-        taps = DTensor.from_local(taps, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
+    taps = _on_mesh(taps, x)
     if cut_axes:
         return _run_cut(x, taps, geometry, is_max, recompute, cut_axes)
     return functional.run_op(x, taps, geometry, is_max, recompute or not _has_shared_codes(x, rank))
+
+
+def _on_mesh(taps: Tensor | None, x: Any) -> Any:
+    """Taps that are a plain tensor, the same on each rank, as a DTensor: its gradient is the sum over all ranks."""
+    if taps is None or isinstance(taps, DTensor):
+        return taps
+    return DTensor.from_local(taps, x.device_mesh, [Replicate()] * x.device_mesh.ndim, run_check=False)
 
 
 def _check(x: Any, taps: Tensor | None, geometry: Geometry) -> dict[int, int]:
@@ -258,9 +272,7 @@ def _grad_taps(plan: _Plan, grad: Tensor, x: Tensor, taps: Tensor, is_max: bool)
     return ops.call("blur_pool_backward_taps", grad, tile, taps, *args[:4])
 
 
-def _run_cut(
-    x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute: bool, cut_axes: dict[int, int]
-) -> Tensor:
+def _run_cut(x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute: bool, cut_axes: dict[int, int]) -> Tensor:
     """`_run` where spatial axes are sharded: local tensors in, a local tensor out, gradients placed by hand."""
     rank, mesh = len(geometry.axes), x.device_mesh
     channel, size = x.ndim - rank - 1, list(x.shape[-rank:])

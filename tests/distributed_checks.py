@@ -342,25 +342,23 @@ def check_spatial_2d() -> None:
                         options |= {"window": window, "window_padding": pick.choice((0, 1))}
                         options |= {"recompute": pick.choice((True, False))}
                     function = FUNCTIONS[2, window is not None]
-                    y = same_as_one(
-                        lambda x, t, f=function, o=options: f(x, taps=t, **o), x, taps, mesh, placements
-                    )
+                    y = same_as_one(lambda x, t, f=function, o=options: f(x, taps=t, **o), x, taps, mesh, placements)
                     assert list(y.placements) == placements
 
 
 def check_spatial_is_exact() -> None:
-    """The bits of one device, where its kernel takes one path for the whole map and its parts."""
+    """The bits of one device. Sums of small whole numbers are exact in any order, unless rounded in parts."""
     mesh = mesh_of(1)
     for mode in MODES:
         for is_max in (False, True):
             for dtype in (torch.bfloat16, torch.float64):
                 for dim in (2, 3):
-                    x = arrange(torch.randn(2, 4, 37, 41).to(dtype), "channels_last", 2)
+                    x = arrange(torch.randint(-99, 100, (2, 4, 37, 41)).to(dtype), "channels_last", 2)
 
                     def f(x: Any, taps: Any, is_max: bool = is_max, mode: str = mode) -> Any:
                         return FUNCTIONS[2, is_max](x, taps=taps, padding_mode=mode)
 
-                    grad = arrange(torch.randn(f(x, 3).shape).to(dtype), "channels_last", 2)
+                    grad = arrange(torch.randint(-99, 100, f(x, 5).shape).to(dtype), "channels_last", 2)
                     expected = both_ways(f, x, 5, grad)
                     placed = place(grad, mesh, [Shard(dim)])
                     y, grad_x, _ = both_ways(f, place(x, mesh, [Shard(dim)]), 5, placed)
@@ -449,6 +447,23 @@ def check_modules_on_a_sharded_map() -> None:
             torch.testing.assert_close(q.grad, p.grad)
 
 
+def check_gradients_that_nobody_wants() -> None:
+    """Of taps alone; of nothing, in each of torch's ways to say so."""
+    mesh = mesh_of(1)
+    x, taps = torch.randn(2, 4, 21, 10), torch.rand(4, 3)
+    for function in (aablur.blur_pool2d, aablur.max_blur_pool2d):
+        for dim in (0, 1, 2):
+            learnt, found = (taps.clone().requires_grad_() for _ in range(2))
+            expected = function(x, taps=learnt)
+            expected.sum().backward()
+            function(place(x, mesh, [Shard(dim)]), taps=found).sum().backward()
+            assert_close(found.grad, learnt.grad.double(), taps=True)
+            for context in (torch.no_grad, torch.inference_mode):
+                with context():
+                    y = function(place(x, mesh, [Shard(dim)]), taps=found)
+                    assert_close(y.full_tensor(), expected.detach().double())
+
+
 def check_gradients_of_gradients() -> None:
     """float64, the gradient of a function of the gradients, of every input, in each way a map can be placed."""
     mesh = mesh_of(1)
@@ -475,9 +490,9 @@ def check_gradients_of_gradients() -> None:
             for dim, taps in ((2, 3), (3, 3), (2, torch.rand(3).double()), (3, torch.rand(4, 3).double())):
                 expected = second(f, x, taps, grad)
                 found = second(f, place(x, mesh, [Shard(dim)]), taps, place(grad, mesh, [Shard(dim)]))
-                for i, (a, e) in enumerate(zip(found, expected, strict=True)):
+                for a, e in zip(found, expected, strict=True):
                     a = a.full_tensor() if isinstance(a, DTensor) else a
-                    torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10, msg=lambda m, i=i: f"{i} {dim} {mode} {m}")
+                    torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
 
 
 # ---- what moves ------------------------------------------------------------------------------------------------------
@@ -550,3 +565,25 @@ def check_bad_input() -> None:
                              stride=torch.empty(shape).stride())  # fmt: skip
     if dist.get_rank() == 0:
         refused(lambda: aablur.blur_pool2d(odd), ValueError, "x must be sharded as DTensor does it", "got 3")
+
+
+# ---- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+def check_compile() -> None:
+    """One graph where nobody talks; along spatial axes the op runs between two graphs."""
+    mesh = mesh_of(1)
+    x, taps = torch.randn(4, 4, 16, 14), torch.rand(4, 3)
+    for function, dim in ((aablur.blur_pool2d, 1), (aablur.max_blur_pool2d, 0), (aablur.max_blur_pool2d, 2)):
+        torch._dynamo.reset()
+
+        def f(x: Any, taps: Any, function: Any = function) -> Any:
+            return function(x.relu(), taps=taps) * 2
+
+        compiled = torch.compile(f, fullgraph=dim < 2, backend="aot_eager")
+        given = place(x, mesh, [Shard(dim)]), place(taps, mesh, [Replicate()])
+        found = both_ways(compiled, *given, torch.ones_like)
+        expected = both_ways(f, x, taps, torch.ones_like)
+        assert found[0].placements == (Shard(dim),)
+        for a, e in zip(found, expected, strict=True):
+            assert_close(a.full_tensor(), e.double(), taps=a is found[2])

@@ -43,7 +43,7 @@ def start(module: str, world: int, limit: float) -> dict[str, str]:
             for rank, log in enumerate(logs)
         ]
         late = _wait(processes, limit)
-        said = {name: "" for name in names(module)}
+        said = dict.fromkeys(names(module), "")
         done = [_read(Path(folder) / f"{rank}.jsonl") for rank in range(world)]
         for name in said:
             errors = [f"rank {r}:\n{d[name]}" for r, d in enumerate(done) if d.get(name)]

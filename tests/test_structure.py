@@ -25,11 +25,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry"),
-    ("backends", "triton_kernels", "reference"),
-    ("triton_ops",),
+    ("backends", "triton_kernels", "reference", "tiles"),
+    ("triton_ops", "sharding"),
     ("ops",),
     ("functional",),
-    ("nn",),
+    ("nn", "distributed"),
     ("compat",),
     ("models",),
     ("robustness",),
