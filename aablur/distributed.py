@@ -27,29 +27,60 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from . import functional, ops, reference, sharding
 from .geometry import Geometry
-from .tiles import Interval, Share, Tile, chunks, exchange, shares
+from .tiles import Interval, Share, Tile, chunks, exchange, length, shares
 
 __all__: list[str] = []
 
 
 def _run(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
-    """`functional.run` of a DTensor."""
+    """`functional.run` of a DTensor: on local tensors, or by the rules of `sharding` in a compiled graph and on ranks
+    that have no part in the mesh.
+    """
     rank = len(geometry.axes)
-    if torch.compiler.is_compiling() and not any(p.is_shard() and p.dim >= x.ndim - rank for p in x.placements):
+    if torch.compiler.is_compiling():
+        by_rules = not any(p.is_shard() and p.dim >= x.ndim - rank for p in x.placements)
+    else:
+        by_rules = x.device_mesh.get_coordinate() is None
+    if by_rules:
         return functional.run_op(x, _on_mesh(taps, x), geometry, is_max, True)
     return _run_eagerly(x, taps, geometry, is_max, recompute)
 
 
-@torch.compiler.disable(reason="aablur runs maps sharded along spatial axes outside of the graph")
-def _run_eagerly(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
-    rank = len(geometry.axes)
-    cut_axes = _check(x, taps, geometry)
+@torch.compiler.disable(reason="ranks talk by their own plans, which a graph does not hold")
+def _run_eagerly(x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+    cut_axes, mesh, rank = _check(x, taps, geometry), x.device_mesh, len(geometry.axes)
+    size, out = x.shape[-rank:], [a.out_size(n) for a, n in zip(geometry.axes, x.shape[-rank:], strict=True)]
     kept = tuple(_kept(p, is_max) for p in x.placements)
     x = x if kept == x.placements else x.redistribute(placements=kept)
-    taps = _on_mesh(taps, x)
-    if cut_axes:
-        return _run_cut(x, taps, geometry, is_max, recompute, cut_axes)
-    return functional.run_op(x, taps, geometry, is_max, recompute or not _has_shared_codes(x, rank))
+    if taps is not None:
+        taps = _local_taps(_on_mesh(taps, x), x, rank)
+    cuts = [
+        _Cut(
+            axis,
+            shares(geometry.axes[axis], geometry.padding_mode, size[axis], mesh.size(mesh_dim)),
+            mesh.get_local_rank(mesh_dim),
+            mesh.get_group(mesh_dim),
+        )
+        for axis, mesh_dim in sorted(cut_axes.items())
+    ]
+    local = x.to_local(grad_placements=[Replicate() if isinstance(p, Partial) else p for p in kept])
+    batched = local if x.ndim == rank + 2 else local.unsqueeze(0)
+    y = _Pool.apply(batched, taps, _Plan(geometry, cuts, list(batched.shape[2:])), is_max, recompute)
+    y = y if x.ndim == rank + 2 else y.squeeze(0)
+    shape = torch.Size([*x.shape[:-rank], *out])
+    channels_last = reference.prefers_channels_last(y, rank)
+    stride = reference.in_layout(torch.empty(shape, device="meta"), rank, channels_last).stride()
+    return DTensor.from_local(y, mesh, kept, run_check=False, shape=shape, stride=stride)
+
+
+def _local_taps(taps: Any, x: Any, rank: int) -> Tensor:
+    """The taps that this rank's channels need; their gradient is a partial sum wherever a rank has a part of x."""
+    channels = Shard(x.ndim - rank - 1) if taps.shape[0] > 1 else None
+    placements = [Shard(0) if p == channels else Replicate() for p in x.placements]
+    gradients = [
+        t if p == channels or p == Replicate() else Partial() for t, p in zip(placements, x.placements, strict=True)
+    ]
+    return taps.redistribute(placements=placements).to_local(grad_placements=gradients)
 
 
 def _on_mesh(taps: Tensor | None, x: Any) -> Any:
@@ -95,16 +126,6 @@ def _kept(placement: Any, is_max: bool) -> Any:
     return placement if linear or not isinstance(placement, Partial) else Replicate()
 
 
-def _has_shared_codes(x: Any, rank: int) -> bool:
-    """Whether a max's codes of this map can be sharded as it is: `sharding` says which cannot. DTensor tells layouts by
-    its own strides, which some ops of torch get wrong, so that those of the local tensor must agree.
-    """
-    channels_last = reference.prefers_channels_last(x, rank)
-    if channels_last != reference.prefers_channels_last(x._local_tensor, rank):
-        return False
-    return not (channels_last and any(p == Shard(x.ndim - rank - 1) for p in x.placements))
-
-
 # ---- spatial axes ----------------------------------------------------------------------------------------------------
 
 
@@ -125,15 +146,11 @@ class _Cut:
 class _Plan:
     """An op on a map (batch, channels, spatial...) some of whose axes are cut."""
 
-    def __init__(self, geometry: Geometry, cuts: list[_Cut], size: list[int]) -> None:
-        self.geometry, self.cuts, self.rank = geometry, cuts, len(geometry.axes)
-        out = [a.out_size(n) for a, n in zip(geometry.axes, size, strict=True)]
-        self.size, self.out = list(size), out
-        for cut in cuts:
-            start, end = cut.share.rows
-            self.size[cut.axis] = end - start
-            start, end = cut.share.outs
-            out[cut.axis] = end - start
+    def __init__(self, geometry: Geometry, cuts: list[_Cut], held: list[int]) -> None:
+        """held: the spatial size of what this rank holds of the map."""
+        self.geometry, self.cuts, self.rank, self.size = geometry, cuts, len(geometry.axes), held
+        outs = {cut.axis: length(cut.share.outs) for cut in cuts}
+        self.out = [outs[i] if i in outs else a.out_size(held[i]) for i, a in enumerate(geometry.axes)]
 
     def args(self, which: str) -> list[Any]:
         """The op's arguments on the tile: those of the whole map, padded otherwise."""
@@ -166,9 +183,8 @@ class _Plan:
             dim, tile = 2 + cut.axis, cut.share.backward
             held, wanted = tuple(s.outs for s in cut.shares), tuple(s.backward.outs for s in cut.shares)
             grad = _fetch(grad, dim, held, wanted, cut)
-            lengths = [end - start for start, end in tile.outs]
             parts, filled = [], 0
-            for part, place in zip(grad.split(lengths, dim), tile.places, strict=True):
+            for part, place in zip(grad.split([length(o) for o in tile.outs], dim), tile.places, strict=True):
                 if place > filled:
                     parts.append(grad.new_zeros(_with(grad.shape, dim, place - filled)))
                 parts.append(part)
@@ -194,11 +210,10 @@ def _fetch(
 ) -> Tensor:
     """The rows of dimension ``dim`` that this rank wants, dense, in the layout of x. Differentiable."""
     plan = exchange(held, wanted, cut.me)
-    rows = sum(end - start for start, end in wanted[cut.me])
     if not plan.anyone and plan.pieces == ((cut.me, 0, x.shape[dim]),):
         return x
     if 0 in _with(x.shape, dim, 1):
-        return x.new_zeros(_with(x.shape, dim, rows))
+        return x.new_zeros(_with(x.shape, dim, sum(map(length, wanted[cut.me]))))
     channels_last = reference.prefers_channels_last(x, x.ndim - 2)
     received = x.narrow(dim, 0, 0).movedim(dim, 0)
     if plan.anyone:
@@ -270,34 +285,6 @@ def _grad_taps(plan: _Plan, grad: Tensor, x: Tensor, taps: Tensor, is_max: bool)
         rank = plan.rank
         tile = ops.call("max_blur_pool", tile, None, [1] * rank, [1] * rank, [0] * (2 * rank), "zeros", *args[4:])
     return ops.call("blur_pool_backward_taps", grad, tile, taps, *args[:4])
-
-
-def _run_cut(x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute: bool, cut_axes: dict[int, int]) -> Tensor:
-    """`_run` where spatial axes are sharded: local tensors in, a local tensor out, gradients placed by hand."""
-    rank, mesh = len(geometry.axes), x.device_mesh
-    channel, size = x.ndim - rank - 1, list(x.shape[-rank:])
-    if taps is not None:
-        by_channel = taps.shape[0] > 1
-        placed = [Shard(0) if by_channel and p == Shard(channel) else Replicate() for p in x.placements]
-        gradients = [t if t != Replicate() or p == Replicate() else Partial() for t, p in zip(placed, x.placements)]
-        taps = taps.redistribute(placements=placed).to_local(grad_placements=gradients)
-    cuts = [
-        _Cut(
-            axis,
-            shares(geometry.axes[axis], geometry.padding_mode, size[axis], mesh.size(d)),
-            mesh.get_local_rank(d),
-            mesh.get_group(d),
-        )
-        for axis, d in sorted(cut_axes.items())
-    ]
-    local = x.to_local(grad_placements=[Replicate() if isinstance(p, Partial) else p for p in x.placements])
-    batched = local if x.ndim == rank + 2 else local.unsqueeze(0)
-    y = _Pool.apply(batched, taps, _Plan(geometry, cuts, size), is_max, recompute)
-    y = y if x.ndim == rank + 2 else y.squeeze(0)
-    shape = torch.Size([*x.shape[:-rank], *(a.out_size(n) for a, n in zip(geometry.axes, size, strict=True))])
-    meta = torch.empty(shape, device="meta")
-    stride = reference.in_layout(meta, rank, reference.prefers_channels_last(y, rank)).stride()
-    return DTensor.from_local(y, mesh, x.placements, run_check=False, shape=shape, stride=stride)
 
 
 sharding.register()

@@ -15,7 +15,7 @@ from case import DTYPES, MODES, arrange
 from tolerances import assert_close
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import DeviceMesh, DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.debug import CommDebugMode
 
 import aablur
@@ -79,7 +79,7 @@ def same_as_one(f: Callable[..., Any], x: Tensor, taps: Any, mesh: Any, placemen
 
 
 def assert_local(t: DTensor) -> None:
-    """The local tensor has the shape and layout that the DTensor says it has."""
+    """The local tensor has the shape that DTensor's rule of chunks gives it."""
     shape, coordinate = list(t.shape), t.device_mesh.get_coordinate()
     assert coordinate is not None
     for d, p in enumerate(t.placements):
@@ -220,6 +220,28 @@ def check_two_meshes_of_batch_and_channel() -> None:
                 x = torch.randn(8, 4, 9, 10)
                 y = same_as_one(lambda x, t, f=function: f(x, taps=t), x, taps, mesh, placements)
                 assert list(y.placements) == placements
+
+
+def check_more_ranks_than_samples_or_channels() -> None:
+    mesh, few = mesh_of(1), dist.get_world_size() - 1
+    for dim, shape in ((0, (few, 4, 9, 7)), (1, (2, few, 9, 7)), (0, (few, 9, 7))):
+        for taps in (3, torch.rand(3), torch.rand(shape[-3], 3)):
+            for function in (aablur.blur_pool2d, aablur.max_blur_pool2d):
+                y = same_as_one(lambda x, t, f=function: f(x, taps=t), torch.randn(shape), taps, mesh, [Shard(dim)])
+                assert y.placements == (Shard(dim),)
+
+
+def check_a_mesh_of_some_ranks() -> None:
+    mesh = DeviceMesh("cpu", list(range(dist.get_world_size() - 1)))
+    for dim in (0, 2):
+        x = torch.randn(4, 4, 9, 7, requires_grad=True)
+        sharded = distribute_tensor(x.detach(), mesh, [Shard(dim)]).requires_grad_()
+        y = aablur.max_blur_pool2d(sharded)
+        assert y.shape == (4, 4, 4, 3)
+        y.sum().backward()
+        if mesh.get_coordinate() is not None:
+            assert y.placements == (Shard(dim),)
+            assert_close(y.detach().full_tensor(), aablur.max_blur_pool2d(x).detach().double())
 
 
 def check_a_layout_that_torch_tells_wrong() -> None:
