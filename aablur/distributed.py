@@ -8,8 +8,8 @@ need no communication. Along a spatial axis each rank
 2. runs the op on them, with no more than these rows in memory;
 3. in the backward, fetches the gradients of all outputs that read its rows, and sums them where they belong.
 
-So no sum is split over ranks: output and gradient of the map have the bits that one device gives. The gradient of
-taps is a sum over ranks.
+So no sum is split over ranks: each output and each gradient of the map is summed in one place and rounded once, as on
+one device. The gradient of taps is a sum over ranks.
 
 DDP and FSDP need none of this: their modules see plain tensors.
 """
@@ -28,8 +28,6 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from . import functional, ops, reference, sharding
 from .geometry import Geometry
 from .tiles import Interval, Share, Tile, chunks, exchange, length, shares
-
-__all__: list[str] = []
 
 
 def _run(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:

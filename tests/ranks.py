@@ -7,9 +7,9 @@ of processes. What follows a failure is not run: the processes may be out of ste
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,10 +22,8 @@ TESTS = Path(__file__).parent
 
 
 def names(module: str) -> list[str]:
-    """The checks of a module, in the order they stand there."""
-    found = inspect.getmembers(importlib.import_module(module), inspect.isfunction)
-    checks = [(f.__code__.co_firstlineno, name) for name, f in found if name.startswith("check_")]
-    return [name for _, name in sorted(checks)]
+    """The checks of a module, in the order they stand there. To import it here would change this process."""
+    return re.findall(r"^def (check_\w+)", (TESTS / f"{module}.py").read_text(), re.M)
 
 
 def start(module: str, world: int, limit: float) -> dict[str, str]:
