@@ -74,7 +74,8 @@ def same_as_one(f: Callable[..., Any], x: Tensor, taps: Any, mesh: Any, placemen
     assert_close(y.full_tensor(), expected[0].double())
     assert_close(grads[0].full_tensor(), expected[1].double())
     if isinstance(taps, Tensor):
-        assert_close(grads[1], expected[2].double(), torch.promote_types(taps.dtype, torch.float32), taps=True)
+        (*_, magnitude) = both_ways(f, x.abs(), taps.abs(), grad.abs())  # of a sum whose terms may cancel
+        assert_close(grads[1], expected[2].double(), magnitude=magnitude.double(), taps=True)
     return y
 
 
@@ -249,7 +250,7 @@ def check_a_layout_that_torch_tells_wrong() -> None:
     a contiguous copy that it is channels_last: the codes of the max must not believe it.
     """
     mesh = mesh_of(1)
-    weight, x = torch.randn(6, 3, 3, 3), torch.randn(8, 3, 9, 8).contiguous(memory_format=torch.channels_last)
+    weight, x = torch.rand(6, 3, 3, 3), torch.randn(8, 3, 9, 8).contiguous(memory_format=torch.channels_last)
 
     def f(x: Any, taps: Any) -> Any:
         w = place(weight, mesh, [Replicate()]) if isinstance(x, DTensor) else weight
@@ -349,7 +350,7 @@ def check_spatial_2d() -> None:
     for mode in MODES:
         for k in (1, 2, 3, 4, 5, 6):
             for stride in (1, 2, 3, 4):
-                for window in (None, 2, 3):
+                for window in (None, 2, 3) if dist.get_world_size() > 2 else (pick.choice((None, 2, 3)),):
                     size = (pick.randint(3, 27), pick.randint(3, 27))
                     dtype = pick.choice((torch.float32, torch.bfloat16))
                     x = torch.randn(2, 4, *size).to(dtype)
