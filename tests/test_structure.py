@@ -25,11 +25,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry"),
-    ("backends", "triton_kernels", "reference"),
-    ("triton_ops", "decomposition"),
+    ("backends", "triton_kernels", "reference", "tiles"),
+    ("triton_ops", "decomposition", "sharding"),
     ("ops",),
     ("functional", "inductor"),
-    ("nn",),
+    ("nn", "distributed"),
     ("compat",),
     ("models",),
     ("robustness",),
