@@ -1,7 +1,7 @@
 """Runs checks in several processes that talk over gloo, and brings home what went wrong in which of them.
 
-A checks module holds functions `check_*` of no argument; `start` runs all of them, one after the other, in one set
-of processes. What follows a failure is not run: the processes may be out of step.
+A checks module holds functions `check_*` of no argument; `start` runs all those of some modules, one after the other,
+in one set of processes. What follows a failure is not run: the processes may be out of step.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
-def names(module: str) -> list[str]:
-    """The checks of a module, in the order they stand there. To import it here would change this process."""
-    return re.findall(r"^def (check_\w+)", (TESTS / f"{module}.py").read_text(), re.M)
+def names(*modules: str) -> list[str]:
+    """The checks of modules, module.check, in the order they stand there. To import them would change this process."""
+    sources = {module: (TESTS / f"{module}.py").read_text() for module in modules}
+    return [f"{m}.{name}" for m, source in sources.items() for name in re.findall(r"^def (check_\w+)", source, re.M)]
 
 
-def start(module: str, world: int, limit: float) -> dict[str, str]:
+def start(modules: tuple[str, ...], world: int, limit: float) -> dict[str, str]:
     """What each check said in `world` processes: nothing if all is well, else the tracebacks of the ranks.
 
     Args:
@@ -34,14 +35,14 @@ def start(module: str, world: int, limit: float) -> dict[str, str]:
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-        command = [sys.executable, __file__, module, str(world), folder]
+        command = [sys.executable, __file__, str(world), folder]
         logs = [open(Path(folder) / f"{rank}.log", "w+") for rank in range(world)]  # noqa: SIM115
         processes = [
-            subprocess.Popen([*command, str(rank)], env=environment, stdout=log, stderr=log)
+            subprocess.Popen([*command, str(rank), *modules], env=environment, stdout=log, stderr=log)
             for rank, log in enumerate(logs)
         ]
         late = _wait(processes, limit)
-        said = dict.fromkeys(names(module), "")
+        said = dict.fromkeys(names(*modules), "")
         done = [_read(Path(folder) / f"{rank}.jsonl") for rank in range(world)]
         for name in said:
             errors = [f"rank {r}:\n{d[name]}" for r, d in enumerate(done) if d.get(name)]
@@ -80,20 +81,21 @@ def _tail(log: object) -> str:
     return log.read()[-3000:]  # pyright: ignore
 
 
-def main(module: str, world: int, folder: str, rank: int) -> None:
+def main(world: int, folder: str, rank: int, modules: list[str]) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", store, timedelta(seconds=30), world, rank)
-    checks = importlib.import_module(module)
+    found = {module: importlib.import_module(module) for module in modules}
     with open(Path(folder) / f"{rank}.jsonl", "w") as results:
-        for name in names(module):
+        for name in names(*modules):
             error = ""
             torch.manual_seed(0)
             try:
-                getattr(checks, name)()
+                module, check = name.split(".")
+                getattr(found[module], check)()
             except Exception:
                 error = traceback.format_exc()
             results.write(json.dumps([name, error]) + "\n")
@@ -104,4 +106,4 @@ def main(module: str, world: int, folder: str, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])

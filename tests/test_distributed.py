@@ -15,15 +15,16 @@ import torch.distributed as dist
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this build of torch has no torch.distributed")
 ROOT = Path(__file__).parent.parent
+MODULES = ("distributed_checks", "spatial_checks")
 
 
 @lru_cache(maxsize=2)
 def outcomes(world: int) -> dict[str, str]:
-    return ranks.start("distributed_checks", world, limit=240)
+    return ranks.start(MODULES, world, limit=240)
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("check", ranks.names("distributed_checks"))
+@pytest.mark.parametrize("check", ranks.names(*MODULES))
 def test_in_processes(world: int, check: str) -> None:
     said = outcomes(world)[check]
     assert not said, said
@@ -45,10 +46,13 @@ def test_the_example_of_the_docs() -> None:
 
 def test_failures_are_brought_home() -> None:
     """The traceback of the rank that failed, and no wait for those that would wait for it."""
-    said = ranks.start("failing_checks", 2, limit=60)
-    assert said["check_first"] == ""
-    assert "rank 1:" in said["check_second"] and "ValueError: rank 1 says no" in said["check_second"]
-    assert said["check_third"].startswith("not finished by ranks")
+    said = ranks.start(("failing_checks",), 2, limit=60)
+    assert said["failing_checks.check_first"] == ""
+    assert (
+        "rank 1:" in said["failing_checks.check_second"]
+        and "ValueError: rank 1 says no" in said["failing_checks.check_second"]
+    )
+    assert said["failing_checks.check_third"].startswith("not finished by ranks")
 
 
 def test_importing_aablur_leaves_dtensor_alone() -> None:
