@@ -1,4 +1,4 @@
-"""Promise: the Python of README and docs runs as it stands."""
+"""Promise: the Python of README and docs runs as it stands (an excerpt of a longer program is marked ``py``)."""
 
 from __future__ import annotations
 
