@@ -76,6 +76,12 @@ class _BlurPool(nn.Module):
         else:
             self.register_buffer(name, values)
 
+    def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
+        """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""
+        self._window = (window, window_padding, window_dilation)
+        arguments = (self.taps, self.stride, self.padding, self.padding_mode)
+        self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
+
     def forward(self, x: Tensor) -> Tensor:
         op = self._geometry.op
         functional.check_map(op, self.rank, x)

@@ -132,7 +132,7 @@ class Blur(nn.Module):
     _read: tuple[bool, Tensor | None] = (True, None)
     _arguments: tuple[Any, ...]
     _geometry: Geometry
-    _is_max: bool = False
+    is_max: bool = False  # whether the op begins with a max
 
     def _prepare(self) -> None:
         """Calls `_describe` with the geometry that the attributes mean."""
@@ -143,7 +143,7 @@ class Blur(nn.Module):
     ) -> None:
         """Fixes the geometry, in the words of `aablur.max_blur_pool2d`, and reads the buffer."""
         self._arguments = (type(self).__name__, tuple(sizes), stride, padding, padding_mode)
-        self._is_max = window is not None
+        self.is_max = window is not None
         self._geometry = Geometry(*self._arguments, *(window or ()))
         self.read_filter()
 
@@ -186,17 +186,17 @@ class Blur(nn.Module):
         self._version = _version(filt)
 
     def _is_stale(self, filt: Tensor) -> bool:
-        if filt is not self._seen:
-            return True
+        if filt is self._seen and _version(filt) == self._version:
+            return False
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return _version(filt) != self._version and not distributed
+        return filt is not self._seen or not distributed
 
     def blur(self, x: Tensor) -> Tensor:
         functional.check_map(self._geometry.op, self.rank, x)
         filt = getattr(self, self.filter_name)
         if not torch.compiler.is_compiling() and self._is_stale(filt):
             self.read_filter()
-        return run(x, filt, self._geometry, self._is_max, self._read)
+        return run(x, filt, self._geometry, self.is_max, self._read)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)
