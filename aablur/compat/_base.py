@@ -132,7 +132,8 @@ class Blur(nn.Module):
     _read: tuple[bool, Tensor | None] = (True, None)
     _arguments: tuple[Any, ...]
     _geometry: Geometry
-    is_max: bool = False  # whether the op begins with a max
+    _is_max: bool = False
+    _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
 
     def _prepare(self) -> None:
         """Calls `_describe` with the geometry that the attributes mean."""
@@ -143,7 +144,7 @@ class Blur(nn.Module):
     ) -> None:
         """Fixes the geometry, in the words of `aablur.max_blur_pool2d`, and reads the buffer."""
         self._arguments = (type(self).__name__, tuple(sizes), stride, padding, padding_mode)
-        self.is_max = window is not None
+        self._is_max = window is not None
         self._geometry = Geometry(*self._arguments, *(window or ()))
         self.read_filter()
 
@@ -164,8 +165,14 @@ class Blur(nn.Module):
         self._describe(*self._arguments[1:], window=(window, window_padding, window_dilation))
 
     @property
+    def is_max(self) -> bool:
+        """Whether the op begins with a max."""
+        return self._is_max
+
+    @property
     def is_separable(self) -> bool:
         """Whether the buffer is an outer product of taps, which the fused op runs."""
+        self._read_if_stale()
         return self._read[0]
 
     def read_filter(self) -> None:
@@ -182,24 +189,28 @@ class Blur(nn.Module):
             )
         if filt.device.type != "meta":  # there what was read before goes on to hold
             self._read = factor(filt, sizes) if _is_readable(filt) else (False, None)
-        self._seen = filt
-        self._version = _version(filt)
+        self._seen = (filt, _version(filt))
 
-    def _is_stale(self, filt: Tensor) -> bool:
-        if filt is self._seen and _version(filt) == self._version:
-            return False
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return filt is not self._seen or not distributed
+    def _read_if_stale(self) -> None:
+        filt, (seen, version) = getattr(self, self.filter_name), self._seen
+        if filt is seen and _version(filt) == version:
+            return
+        if filt is not seen or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            self.read_filter()
 
     def blur(self, x: Tensor) -> Tensor:
         functional.check_map(self._geometry.op, self.rank, x)
-        filt = getattr(self, self.filter_name)
-        if not torch.compiler.is_compiling() and self._is_stale(filt):
-            self.read_filter()
-        return run(x, filt, self._geometry, self.is_max, self._read)
+        if not torch.compiler.is_compiling():
+            self._read_if_stale()
+        return run(x, getattr(self, self.filter_name), self._geometry, self._is_max, self._read)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == self.filter_name and "_arguments" in vars(self):
+            self.read_filter()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
