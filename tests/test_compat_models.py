@@ -6,6 +6,7 @@ import copy
 from functools import partial
 from typing import Any
 
+import peers  # noqa: F401  # isort: skip  # makes the next imports possible
 import composer.algorithms.blurpool
 import composer.functional
 import kornia.filters
