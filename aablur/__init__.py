@@ -10,8 +10,9 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
+from .inductor import compile_passes
 from .models.accelerate import accelerate
-from .ops import backend
+from .ops import backend, decompositions
 from .version import __version__
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "blur_pool2d",
     "blur_pool3d",
     "compat",
+    "compile_passes",
+    "decompositions",
     "info",
     "max_blur_pool1d",
     "max_blur_pool2d",

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from . import backends, ops, reference
+from . import backends, decomposition, ops, reference
 from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -130,6 +131,8 @@ def blur_pool(
     prologue: tuple[Any, Any, Any] | None = None, recompute: bool = False,
 ) -> Tensor:  # fmt: skip
     """What all of the above are: ``prologue`` is None, or (window, window_padding, window_dilation)."""
+    if has_torch_function_unary(x):  # a proxy of torch.fx, a subclass, a mode: to them this is one function
+        return _handed_over(op, x, taps, stride, padding, padding_mode, prologue, recompute)
     check_map(op, rank, x)
     arguments = (stride, padding, padding_mode, *(prologue or ()))
     if type(taps) is int and not torch.compiler.is_compiling() and _PLAIN.issuperset(map(type, arguments)):
@@ -140,6 +143,18 @@ def blur_pool(
     if not isinstance(recompute, bool):
         raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
     return run(x, packed, geometry, prologue is not None, recompute)
+
+
+def _handed_over(
+    op: str, x: Any, taps: Any, stride: Any, padding: Any, padding_mode: Any,
+    prologue: tuple[Any, Any, Any] | None, recompute: bool,
+) -> Any:  # fmt: skip
+    """The public function by torch's `__torch_function__` protocol."""
+    arguments = {"taps": taps, "stride": stride, "padding": padding, "padding_mode": padding_mode}
+    if prologue is not None:
+        arguments |= dict(zip(("window", "window_padding", "window_dilation"), prologue, strict=True))
+        arguments["recompute"] = recompute
+    return handle_torch_function(globals()[op], (x,), x, **arguments)
 
 
 @lru_cache(maxsize=1024)
@@ -160,11 +175,13 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
         geometry.check(x.shape, x.element_size())
     else:
         _check_once(geometry, x.shape, x.element_size())
+    if _exports_to_onnx():
+        return decomposition.blur_pool(x, taps, geometry)
     if _needs_aten():
         if backends.forced not in (None, "reference"):
             raise RuntimeError(
-                f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode, the gradients "
-                "of torch.func or ONNX export"
+                f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode or the "
+                "gradients of torch.func"
             )
         return reference.blur_pool(x, taps, geometry)
     if not is_max:
@@ -174,16 +191,22 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
     return ops.call("max_blur_pool", x, taps, *geometry.op_args)
 
 
+def _exports_to_onnx() -> bool:
+    return (torch.compiler.is_compiling() or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export()
+
+
 def _needs_aten() -> bool:
-    """Whether this is an ONNX export, forward mode or a gradient of torch.func, whose rules the ops cannot carry."""
-    if (torch.compiler.is_compiling() or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export():
-        return True
+    """Whether this is forward mode or a gradient of torch.func, whose rules the ops cannot carry."""
     if forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():
         return False
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     return any(level.key() != functorch.TransformType.Vmap for level in functorch.get_interpreter_stack() or ())
+
+
+# Dynamo enters and leaves transforms as it traces, and guards on them: it may ask, but cannot follow.
+_needs_aten._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 # ---- arguments ---------------------------------------------------------------------------------------

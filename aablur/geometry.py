@@ -164,7 +164,9 @@ class Geometry:
             if size < 1 or pooled < 1 or axis.misses(size) or out < 1:
                 raise ValueError(f"{self.op}: {self._why_empty(name, axis, size)}, got spatial size {tuple(sizes)}")
             outs.append(out)
-        if item_bytes and math.prod(x_shape[:-rank]) * math.prod(outs) * item_bytes >= 2**63:
+        if (
+            item_bytes and math.prod(x_shape[:-rank]) * math.prod(outs) * item_bytes > 2**63 - 1
+        ):  # jit.trace knows no constant of 2**63
             raise ValueError(
                 f"{self.op}: padding, stride and the map ask for an output of shape {(*x_shape[:-rank], *outs)}, "
                 "allowed are less than 2**63 bytes"

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function_unary
 
 from . import functional
 from .geometry import Geometry, binomial
@@ -83,12 +84,17 @@ class _BlurPool(nn.Module):
         self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
 
     def forward(self, x: Tensor) -> Tensor:
-        op = self._geometry.op
-        functional.check_map(op, self.rank, x)
-        packed = None
+        op, taps = self._geometry.op, self.taps
         if not self._constant:
-            parts = tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
-            packed, _ = functional.pack_taps(op, self.rank, parts, x)
+            taps = tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
+        handed_over = has_torch_function_unary(x)  # to a proxy of torch.fx, a subclass, a mode
+        if isinstance(x, Tensor) or not handed_over:
+            functional.check_map(op, self.rank, x)
+        if handed_over:
+            arguments = (taps, self.stride, self.padding, self.padding_mode, self._window, self.recompute)
+            name = f"{'blur' if self._window is None else 'max_blur'}_pool{self.rank}d"
+            return functional.blur_pool(name, self.rank, x, *arguments)
+        packed = None if self._constant else functional.pack_taps(op, self.rank, taps, x)[0]
         return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, reference
+from . import backends, decomposition, reference
 from .geometry import Geometry
 from .schemas import SCHEMAS
 
@@ -63,11 +63,14 @@ def _batched(x: Tensor, rank: int) -> Tensor:
 
 
 def _max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    return reference.blur_pool(x, taps, geometry), _codes(x, geometry)
+
+
+def _codes(x: Tensor, geometry: Geometry) -> Tensor:
     rank = len(geometry.axes)
     channels_last = reference.prefers_channels_last(x, rank)
     _, indices = reference.max_pool_indices(_batched(x, rank).to(reference.accumulator_dtype(x.dtype)), geometry)
-    codes = reference.indices_to_codes(indices, x.shape[-rank:], geometry, channels_last)
-    return reference.blur_pool(x, taps, geometry), codes
+    return reference.indices_to_codes(indices, x.shape[-rank:], geometry, channels_last)
 
 
 def _max_blur_pool_backward(
@@ -105,6 +108,29 @@ _BODIES: dict[str, Callable[..., Any]] = {
 _REFERENCE = {name: _kernel(name, body) for name, body in _BODIES.items()}
 for _name, _run in _REFERENCE.items():
     _library.impl(_name, _run, "CompositeExplicitAutograd")
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The forward ops in plain aten, for engines that do not know them: for `ExportedProgram.run_decompositions`.
+
+    Each becomes a max pool, if it has a window, and one depthwise convolution, after a pad unless it pads by zeros; in
+    the dtype of x. `torch.onnx.export` of a model needs no table; of an exported program it does::
+
+        torch.onnx.export(program.run_decompositions(aablur.decompositions()), ...)
+
+    Returns:
+        op overload -> function of the same signature.
+    """
+
+    def max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        return decomposition.blur_pool(x, taps, geometry), _codes(x, geometry)
+
+    bodies: dict[str, Callable[..., Any]] = {
+        "blur_pool": decomposition.blur_pool,
+        "max_blur_pool": decomposition.blur_pool,
+        "max_blur_pool_codes": max_blur_pool_codes,
+    }
+    return {getattr(_ops, name).default: _kernel(name, body) for name, body in bodies.items()}
 
 
 def _on_triton(op: str) -> Callable[..., Any]:

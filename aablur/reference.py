@@ -52,7 +52,7 @@ def max_pool(x: Tensor, geometry: Geometry) -> Tensor:
     return pool(x, window, 1, padding, [a.window_dilation for a in geometry.axes])
 
 
-def _axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
+def axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
     """The taps of each axis: (1 or channels, k)."""
     if taps is None:
         return [torch.tensor([binomial(a.taps)], dtype=like.dtype, device=like.device) for a in geometry.axes]
@@ -78,8 +78,8 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
             return _empty_result(y, taps, geometry).to(x.dtype).reshape(*x.shape[:-rank], *_out_size(x, geometry))
         if geometry.window_volume > 1:
             y = max_pool(y, geometry)
-        for i, (axis, axis_taps) in enumerate(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True)):
-            y = _correlate(_pad(y, 2 + i, axis, geometry.padding_mode), axis_taps, 2 + i, axis.stride)
+        for i, (axis, row) in enumerate(zip(geometry.axes, axis_taps(taps, geometry, y), strict=True)):
+            y = _correlate(_pad(y, 2 + i, axis, geometry.padding_mode), row, 2 + i, axis.stride)
         y = y.to(x.dtype)
         return in_layout(y if x.ndim == rank + 2 else y.squeeze(0), rank, channels_last)
 
@@ -153,9 +153,9 @@ def blur_pool_backward(grad: Tensor, taps: Tensor | None, size: Sequence[int], g
         if grad.numel() == 0:
             return grad.new_zeros(*grad.shape[:-rank], *size)
         g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(accumulator_dtype(grad.dtype))
-        per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, g), size, strict=True))
-        for i, (axis, axis_taps, n) in reversed(list(enumerate(per_axis))):
-            g = _correlate_adjoint(g, axis_taps, 2 + i, axis.stride, n + axis.before + axis.after)
+        per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, g), size, strict=True))
+        for i, (axis, row, n) in reversed(list(enumerate(per_axis))):
+            g = _correlate_adjoint(g, row, 2 + i, axis.stride, n + axis.before + axis.after)
             g = _pad_adjoint(g, 2 + i, axis, n, geometry.padding_mode)
         g = g.to(grad.dtype)
         return g if grad.ndim == rank + 2 else g.squeeze(0)
@@ -190,9 +190,9 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
         if x.numel() == 0:
             return torch.zeros_like(taps)
         y, g = ((t if t.ndim == rank + 2 else t.unsqueeze(0)).to(wide) for t in (x, grad))
-        per_axis = list(zip(geometry.axes, _axis_taps(taps, geometry, y), strict=True))
+        per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, y), strict=True))
         shares = []
-        for i, (axis, axis_taps) in enumerate(per_axis):
+        for i, (axis, row) in enumerate(per_axis):
             rest = y
             for j, (other, other_taps) in enumerate(per_axis):
                 rest = _pad(rest, 2 + j, other, geometry.padding_mode)
@@ -201,7 +201,7 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
             last = (g.shape[2 + i] - 1) * axis.stride + 1
             read = [
                 rest.narrow(2 + i, t, last).index_select(2 + i, torch.arange(0, last, axis.stride, device=x.device))
-                for t in range(axis_taps.shape[1])
+                for t in range(row.shape[1])
             ]
             shares.append(torch.stack([(r * g).transpose(0, 1).flatten(1).sum(1) for r in read], 1))
         per_channel = torch.cat(shares, 1)

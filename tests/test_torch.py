@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from case import Case, arrange, call, make_input, make_taps
 from cases import CASES
+from modules import modules
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -89,93 +89,6 @@ def test_fakes_equal_the_real_ones() -> None:
         assert meta.device.type == "meta" and meta.shape == real.shape and meta.dtype == real.dtype
 
 
-# ---- torch.compile and export ------------------------------------------------------------------------
-
-
-def net(x: Tensor, taps: Tensor) -> Tensor:
-    x = aablur.blur_pool2d(x.relu(), 4, padding_mode="circular")
-    x = aablur.max_blur_pool2d(x, 2, (taps, 3), 1)
-    return aablur.max_blur_pool2d(x * 2, (3, 2), window_padding=1, recompute=True).sin()
-
-
-def both_ways(f: Callable[..., Tensor], x: Tensor, *leaves: Tensor) -> list[Tensor]:
-    inputs = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_(), *leaves]
-    y = f(*inputs)
-    return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_compile(dynamic: bool, layout: str) -> None:
-    torch._dynamo.reset()
-    compiled = torch.compile(net, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    taps = torch.rand(4, 3, requires_grad=True)
-    for batch, height, width in ((2, 16, 17), (3, 21, 16)):
-        x = arrange(torch.randn(batch, 4, height, width), layout, 2)
-        eager = both_ways(net, x, taps)
-        for actual, expected in zip(both_ways(compiled, x, taps), eager, strict=True):
-            torch.testing.assert_close(actual, expected)
-            assert actual.stride() == expected.stride()
-
-
-def test_inductor() -> None:
-    """The default backend asserts the strides that the fakes promised."""
-    torch._dynamo.reset()
-    compiled = torch.compile(net, fullgraph=True)
-    taps = torch.rand(4, 3, requires_grad=True)
-    for layout in ("contiguous", "channels_last"):
-        x = arrange(torch.randn(2, 4, 16, 17), layout, 2)
-        for actual, expected in zip(both_ways(compiled, x, taps), both_ways(net, x, taps), strict=True):
-            torch.testing.assert_close(actual, expected)
-
-
-def test_no_recompilation_over_batches_and_sizes() -> None:
-    torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(
-        lambda x: aablur.max_blur_pool2d(aablur.blur_pool2d(x)), fullgraph=True, dynamic=True, backend=counter
-    )
-    for batch, size in ((2, 16), (5, 16), (3, 31), (7, 57)):
-        compiled(torch.randn(batch, 3, size, size + 1))
-    assert counter.frame_count == 1
-
-
-def modules() -> list[nn.Module]:
-    return [
-        aablur.nn.BlurPool2d(), aablur.nn.BlurPool2d(5, padding_mode="zeros"), aablur.nn.BlurPool2d(3, learnable=True),
-        aablur.nn.BlurPool2d((3, 4), learnable=True, channels=4), aablur.nn.BlurPool2d(torch.tensor([0.25, 0.5, 0.25])),
-        aablur.nn.MaxBlurPool2d(), aablur.nn.MaxBlurPool2d(3, window_padding=1, recompute=True),
-        aablur.nn.MaxBlurPool2d(2, 4, learnable=True, channels=4),
-    ]  # fmt: skip
-
-
-def test_modules_inside_compile() -> None:
-    torch._dynamo.reset()
-    x = torch.randn(2, 4, 12, 13)
-    for module in modules():
-        model = nn.Sequential(nn.Conv2d(4, 4, 3), module, nn.ReLU())
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-        actual = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
-        for a, e in zip(actual, expected, strict=True):
-            torch.testing.assert_close(a, e)
-
-
-def test_export_with_a_dynamic_batch() -> None:
-    for module in modules():
-        batch, height = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("height", min=8, max=256)
-        program = torch.export.export(
-            module.eval(), (torch.randn(2, 4, 12, 13),), dynamic_shapes=({0: batch, 2: height},)
-        )
-        buffer = io.BytesIO()
-        torch.export.save(program, buffer)
-        buffer.seek(0)
-        loaded = torch.export.load(buffer).module()
-        for shape in ((1, 4, 12, 13), (7, 4, 31, 13)):
-            x = torch.randn(shape)
-            torch.testing.assert_close(loaded(x), module(x))
-
-
 # ---- modes -------------------------------------------------------------------------------------------
 
 
@@ -242,3 +155,102 @@ def test_modules_are_copied_pickled_and_loaded(index: int) -> None:
     torch.testing.assert_close(wide(x.double()).float(), expected)
     empty = copy.deepcopy(module).to("meta")
     assert empty(x.to("meta")).shape == expected.shape
+
+
+# ---- whole models ------------------------------------------------------------------------------------
+
+
+def small_net() -> nn.Sequential:
+    first = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), aablur.nn.BlurPool2d((3, 4), learnable=True, channels=4)]
+    return nn.Sequential(*first, nn.Conv2d(4, 4, 3), nn.ReLU(), aablur.nn.MaxBlurPool2d(3, 3, window_padding=1))
+
+
+def test_proxies_see_one_function() -> None:
+    """torch.fx holds a pool as one call of the public function, with everything that it was given."""
+    net, x = small_net().eval(), torch.randn(2, 3, 16, 17)
+    traced = torch.fx.symbolic_trace(net)
+    called = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert called == [aablur.blur_pool2d, aablur.max_blur_pool2d]
+    assert torch.equal(traced(x), net(x))
+    for case in CASES[::7]:
+        x, (taps, tensors) = make_input(case), make_taps(case)
+        graph = torch.fx.Graph()
+        tracer = torch.fx.proxy.GraphAppendingTracer(graph)
+        proxy_x, *proxies = (torch.fx.Proxy(graph.placeholder(f"t{i}"), tracer) for i in range(1 + len(tensors)))
+        given = iter(proxies)
+        out: Any = call(case, proxy_x, tree_map_only(Tensor, lambda _, given=given: next(given), taps))
+        graph.output(out.node)
+        again = torch.fx.GraphModule({}, graph)(x, *tensors)
+        torch.testing.assert_close(again, call(case, x, taps), rtol=0, atol=0, equal_nan=True, msg=case.id)
+
+
+class Named(Tensor):
+    """A subclass with no more than torch's own `__torch_function__`."""
+
+
+def test_subclasses_and_modes() -> None:
+    seen = []
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    net, x = small_net(), torch.randn(2, 3, 16, 17)
+    expected = net(x)
+    out = net(x.as_subclass(Named))
+    assert type(out) is Named and torch.equal(out.as_subclass(Tensor), expected)
+    with Mode():
+        assert torch.equal(net(x), expected)
+    assert {aablur.blur_pool2d, aablur.max_blur_pool2d} <= set(seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_training_with_autocast_and_scaled_gradients(dtype: torch.dtype) -> None:
+    """The usual loop: float32 weights, half maps, a scaled loss, a step; the scale falls where a gradient overflows."""
+    net = small_net().to(memory_format=torch.channels_last)
+    optimizer, scaler = torch.optim.SGD(net.parameters(), 0.01), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x = torch.randn(2, 3, 16, 17).contiguous(memory_format=torch.channels_last)
+    for i in range(3):
+        before = [p.detach().clone() for p in net.parameters()]
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype):
+            y = net(x)
+            assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+            loss = y.float().square().mean() * (torch.inf if i == 1 else 1)
+        scaler.scale(loss).backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [not torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True)]
+        assert not any(moved) if i == 1 else all(m for m, p in zip(moved, net.parameters(), strict=True) if p.ndim > 1)
+    assert scaler.get_scale() == 2.0**9
+
+
+def test_models_are_saved_and_loaded() -> None:
+    net, x = small_net().eval(), torch.randn(2, 3, 16, 17)
+    whole, state = io.BytesIO(), io.BytesIO()
+    torch.save(net, whole)
+    torch.save(net.state_dict(), state)
+    other = small_net().eval()
+    other.load_state_dict(torch.load(io.BytesIO(state.getvalue()), weights_only=True))
+    for loaded in (other, torch.load(io.BytesIO(whole.getvalue()), weights_only=False)):
+        assert torch.equal(loaded(x), net(x))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao is moving to a package of its own
+def test_quantisation_aware_training() -> None:
+    """Prepared by tracing, trained a step, converted: the pools stay what they are between int8 convolutions."""
+    from torch.ao.quantization import get_default_qat_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_qat_fx
+
+    x = torch.randn(2, 3, 16, 17)
+    prepared = prepare_qat_fx(small_net().train(), get_default_qat_qconfig_mapping("x86"), (x,))
+    prepared(x).sum().backward()
+    assert all(p.grad is not None for p in prepared.parameters())
+    with torch.no_grad():
+        expected = prepared.eval()(x)
+        converted = convert_fx(prepared)
+        called = {node.target for node in converted.graph.nodes if node.op == "call_function"}
+        assert {aablur.blur_pool2d, aablur.max_blur_pool2d, torch.quantize_per_tensor} <= called
+        torch.testing.assert_close(converted(x), expected, rtol=0, atol=0.02 * expected.abs().max().item())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import functional, reference
 from ..geometry import Geometry, binomial
@@ -62,18 +63,39 @@ def factor(filt: Tensor, sizes: Sequence[int]) -> tuple[bool, Tensor | None]:
     return True, taps.to(filt.device, reference.accumulator_dtype(filt.dtype)).contiguous()
 
 
-def plain(x: Tensor, filt: Tensor, geometry: Geometry) -> Tensor:
+@dataclass(frozen=True)
+class Spec:
+    """A blur pool in the words of the public functions, for proxies of torch.fx, and in numbers, for tensors."""
+
+    words: tuple[Any, ...]  # op, sizes of the filter, stride, padding, padding_mode, and the window's three or None
+    geometry: Geometry
+
+    @classmethod
+    def of(
+        cls, op: str, sizes: Sequence[int], stride: Any, padding: Any, padding_mode: str, window: Any = None
+    ) -> Spec:
+        words = (op, tuple(sizes), stride, padding, padding_mode)
+        return cls((*words, window), Geometry(*words, *(window or ())))
+
+
+def plain(
+    x: Tensor, filt: Tensor, op: str, sizes: tuple[int, ...], stride: Any, padding: Any, padding_mode: str, window: Any
+) -> Tensor:
     """The max over the window, padding and one depthwise convolution with `filt` as it is, in plain torch.
 
     For filters that are no outer product of taps, that need a gradient, or whose values cannot be read.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(plain, (x,), x, filt, op, sizes, stride, padding, padding_mode, window)
+    geometry = Geometry(op, sizes, stride, padding, padding_mode, *(window or ()))
+    geometry.check(x.shape, 0)
     with torch.autocast(x.device.type, enabled=False):
-        rank = len(geometry.axes)
+        rank = len(sizes)
         y = (x if x.ndim == rank + 2 else x.unsqueeze(0)).to(reference.accumulator_dtype(x.dtype))
-        channels, sizes = y.shape[1], [a.taps for a in geometry.axes]
+        channels = y.shape[1]
         weight = filt.to(y.device, y.dtype).reshape(-1, 1, *sizes).expand(channels, 1, *sizes)
-        out = [a.out_size(n) for a, n in zip(geometry.axes, y.shape[2:], strict=True)]
-        if y.numel() == 0:
+        if y.numel() == 0:  # torch's convolutions take no empty channels
+            out = [a.out_size(n) for a, n in zip(geometry.axes, y.shape[2:], strict=True)]
             y = y.new_zeros(*y.shape[:2], *out) * (y.sum() + weight.sum())
         else:
             if geometry.window_volume > 1:
@@ -87,31 +109,43 @@ def plain(x: Tensor, filt: Tensor, geometry: Geometry) -> Tensor:
         return reference.in_layout(y, rank, reference.prefers_channels_last(x, rank))
 
 
+def run(x: Tensor, filt: Tensor, spec: Spec, read: tuple[bool, Tensor | None]) -> Tensor:
+    """The fused op with what `factor` read, or `plain` where it read nothing."""
+    op, sizes, stride, padding, padding_mode, window = spec.words
+    rank, handed_over = len(sizes), has_torch_function_unary(x)
+    if isinstance(x, Tensor) or not handed_over:
+        functional.check_map(op, rank, x)
+        filters = filt.shape[0] if filt.ndim > rank else 1
+        if filters not in (1, x.shape[-rank - 1]):
+            raise ValueError(f"{op}: x must have {filters} channels, one a filter, got shape {tuple(x.shape)}")
+    separable, taps = read
+    if not separable or filt.requires_grad:
+        return plain(x, filt, *spec.words)
+    if handed_over:
+        name = f"{'' if window is None else 'max_'}blur_pool{rank}d"
+        return functional.blur_pool(name, rank, x, _per_axis(taps, sizes), stride, padding, padding_mode, window)
+    if taps is not None:
+        taps = taps.to(x.device, reference.accumulator_dtype(x.dtype))
+    return functional.run(x, taps, spec.geometry, window is not None)
+
+
+def _per_axis(taps: Tensor | None, sizes: tuple[int, ...]) -> Any:
+    """What the public functions take: ints for binomials, or a tensor an axis."""
+    if taps is None:
+        return sizes
+    return tuple(part[0] if len(part) == 1 else part for part in taps.split(sizes, 1))
+
+
 def _is_readable(filt: Tensor) -> bool:
     """Whether its values can be looked at: not in a graph, a transform of torch.func or a fake."""
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(filt)  # pyright: ignore
     return type(filt) in (Tensor, nn.Parameter) and not wrapped
 
 
-def run(x: Tensor, filt: Tensor, geometry: Geometry, is_max: bool, read: tuple[bool, Tensor | None]) -> Tensor:
-    """The fused op with what `factor` read, or `plain` where it read nothing."""
-    channels, filters = x.shape[-len(geometry.axes) - 1], filt.shape[0] if filt.ndim > len(geometry.axes) else 1
-    if filters not in (1, channels):
-        raise ValueError(f"{geometry.op}: x must have {filters} channels, one a filter, got shape {tuple(x.shape)}")
-    separable, taps = read
-    if not separable or filt.requires_grad:
-        geometry.check(x.shape, 0)
-        return plain(x, filt, geometry)
-    if taps is not None:
-        taps = taps.to(x.device, reference.accumulator_dtype(x.dtype))
-    return functional.run(x, taps, geometry, is_max)
-
-
-def blur(x: Tensor, filt: Tensor, geometry: Geometry, is_max: bool = False) -> Tensor:
+def blur(x: Tensor, filt: Tensor, spec: Spec) -> Tensor:
     """`run` for a filter seen for the first time; in a graph, where nothing can be read, it is run plainly."""
-    functional.check_map(geometry.op, len(geometry.axes), x)
     readable = not torch.compiler.is_compiling() and filt.device.type != "meta" and _is_readable(filt)
-    return run(x, filt, geometry, is_max, factor(filt, [a.taps for a in geometry.axes]) if readable else (False, None))
+    return run(x, filt, spec, factor(filt, spec.words[1]) if readable else (False, None))
 
 
 class Blur(nn.Module):
@@ -130,9 +164,7 @@ class Blur(nn.Module):
     filter_name: ClassVar[str] = "filt"
 
     _read: tuple[bool, Tensor | None] = (True, None)
-    _arguments: tuple[Any, ...]
-    _geometry: Geometry
-    _is_max: bool = False
+    _spec: Spec
     _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
 
     def _prepare(self) -> None:
@@ -143,9 +175,7 @@ class Blur(nn.Module):
         self, sizes: Sequence[int], stride: Any, padding: Any, padding_mode: str, window: tuple[Any, ...] | None = None
     ) -> None:
         """Fixes the geometry, in the words of `aablur.max_blur_pool2d`, and reads the buffer."""
-        self._arguments = (type(self).__name__, tuple(sizes), stride, padding, padding_mode)
-        self._is_max = window is not None
-        self._geometry = Geometry(*self._arguments, *(window or ()))
+        self._spec = Spec.of(type(self).__name__, sizes, stride, padding, padding_mode, window)
         self.read_filter()
 
     @classmethod
@@ -162,12 +192,12 @@ class Blur(nn.Module):
 
     def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
         """From now on the max over a window comes first, in the same op."""
-        self._describe(*self._arguments[1:], window=(window, window_padding, window_dilation))
+        self._describe(*self._spec.words[1:-1], window=(window, window_padding, window_dilation))
 
     @property
     def is_max(self) -> bool:
         """Whether the op begins with a max."""
-        return self._is_max
+        return self._spec.words[-1] is not None
 
     @property
     def is_separable(self) -> bool:
@@ -181,7 +211,7 @@ class Blur(nn.Module):
         Raises:
             ValueError: it has another size than the module was made for.
         """
-        filt, sizes = getattr(self, self.filter_name), self._arguments[1]
+        filt, sizes = getattr(self, self.filter_name), self._spec.words[1]
         if tuple(filt.shape[-self.rank :]) != sizes:
             raise ValueError(
                 f"{type(self).__name__}: {self.filter_name} must hold filters of shape {sizes}, "
@@ -199,17 +229,16 @@ class Blur(nn.Module):
             self.read_filter()
 
     def blur(self, x: Tensor) -> Tensor:
-        functional.check_map(self._geometry.op, self.rank, x)
         if not torch.compiler.is_compiling():
             self._read_if_stale()
-        return run(x, getattr(self, self.filter_name), self._geometry, self._is_max, self._read)
+        return run(x, getattr(self, self.filter_name), self._spec, self._read)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name == self.filter_name and "_arguments" in vars(self):
+        if name == self.filter_name and "_spec" in vars(self):
             self.read_filter()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
@@ -222,12 +251,11 @@ class Blur(nn.Module):
         self.read_filter()
 
     def extra_repr(self) -> str:
-        _, sizes, stride, padding, padding_mode = self._arguments
-        shown = f"taps={sizes[0] if len(set(sizes)) == 1 else sizes}, stride={stride}, padding={padding}"
+        _, sizes, stride, padding, padding_mode, window = self._spec.words
+        shown = f"taps={sizes[0] if len(set(sizes)) == 1 else sizes}, stride={stride}, padding={padding!r}"
         shown += f", padding_mode={padding_mode!r}"
-        windows = [axis.window for axis in self._geometry.axes]
-        if math.prod(windows) > 1:
-            shown += f", window={tuple(windows)}"
+        if window is not None:
+            shown += f", window={window[0]}, window_padding={window[1]}, window_dilation={window[2]}"
         return shown
 
 

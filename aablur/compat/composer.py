@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from .. import functional
-from ..geometry import Geometry, per_axis
-from ._base import Blur, binomial_filter, blur
+from ..geometry import per_axis
+from ._base import Blur, Spec, binomial_filter, blur
 
 _TAPS = (3, 3)  # of every module, and of the functions without a filter
 
@@ -45,13 +46,15 @@ def blur_2d(input: Tensor, channels: int = -1, stride: Any = 1, filter: Tensor |
     Raises:
         TypeError, ValueError: an argument is not of the form above.
     """
+    if has_torch_function_unary(input):
+        return handle_torch_function(blur_2d, (input,), input, channels, stride, filter)
     functional.check_map("blur_2d", 2, input)
     if channels > 0 and input.shape[-3] != channels:
         raise ValueError(f"blur_2d: input must have {channels} channels, got shape {tuple(input.shape)}")
     if filter is None:
         return functional.blur_pool("blur_2d", 2, input, 3, stride, 1, "zeros")
     sizes = _check_filter("blur_2d", filter)
-    return blur(input, filter, Geometry("blur_2d", sizes, stride, [k // 2 for k in sizes], "zeros"))
+    return blur(input, filter, Spec.of("blur_2d", sizes, stride, [k // 2 for k in sizes], "zeros"))
 
 
 def blurmax_pool2d(
@@ -70,12 +73,14 @@ def blurmax_pool2d(
     Raises:
         TypeError, ValueError: an argument is not of the form above, or the window does not fit the map.
     """
+    if has_torch_function_unary(input):
+        arguments = (kernel_size, stride, padding, dilation, ceil_mode, filter)
+        return handle_torch_function(blurmax_pool2d, (input,), input, *arguments)
     window = (2 if kernel_size is None else kernel_size, padding, dilation)
     if filter is None:
         return functional.blur_pool("blurmax_pool2d", 2, input, 3, stride, 1, "zeros", window)
     sizes = _check_filter("blurmax_pool2d", filter)
-    geometry = Geometry("blurmax_pool2d", sizes, stride, [k // 2 for k in sizes], "zeros", *window)
-    return blur(input, filter, geometry, is_max=True)
+    return blur(input, filter, Spec.of("blurmax_pool2d", sizes, stride, [k // 2 for k in sizes], "zeros", window))
 
 
 class BlurMaxPool2d(Blur):

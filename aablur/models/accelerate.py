@@ -186,7 +186,7 @@ def _disagreement(theirs: nn.Module, ours: Blur, filt: Tensor) -> str:
     if any(True for _ in theirs.parameters()):
         return ""  # composer's convolution, whose blur pads as its class says
     channels = filt.shape[0] if filt.ndim > ours.rank else 1
-    reach = max(a.taps + abs(a.before) + abs(a.after) + a.window * a.window_dilation for a in ours._geometry.axes)
+    reach = max(a.taps + abs(a.before) + abs(a.after) + a.window * a.window_dilation for a in ours._spec.geometry.axes)
     shape = [1, channels, *(2 * reach + i for i in range(ours.rank))]
     count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
     x = (count * 1.7 + (count * 0.37).sin()).sin().reshape(shape).to(filt)
