@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from drop_ins import CHANNELS, ONE_EACH, PAIRS, PEERS, Pair, assert_same, described
@@ -312,13 +313,67 @@ def test_compile_and_export(pair: Pair) -> None:
     module = pair.ours().eval()
     x = torch.randn(2, CHANNELS, *pair.sizes()[0])
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for filt in (None, other_filter(getattr(module, module.filter_name), pair.rank)):
-        if filt is not None:
-            put(module, filt)
+    like = getattr(module, module.filter_name).clone()
+    for filt in (like, other_filter(like, pair.rank), torch.randn(like.shape)):
+        put(module, filt)
         assert_same(compiled, module, x)
         program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
-        x = torch.cat([x, x])
-        torch.testing.assert_close(program.module()(x), module(x))
+        more = torch.cat([x, x])
+        torch.testing.assert_close(program.module()(more), module(more))
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_torch_func(separable: bool) -> None:
+    pair = ONE_EACH[0]
+    theirs, ours = pair.same()
+    filt = other_filter(ours.filt, 2) if separable else torch.randn(ours.filt.shape)
+    x, v = torch.randn(2, 1, CHANNELS, 7, 6)
+    for module in (theirs, ours):
+        put(module, filt)
+    torch.testing.assert_close(
+        torch.func.jvp(ours, (x,), (v,)), torch.func.jvp(theirs, (x,), (v,)), atol=1e-4, rtol=1e-4
+    )
+    jacobians = [torch.func.jacrev(lambda t, m=m: m(t).square())(x) for m in (ours, theirs)]
+    torch.testing.assert_close(*jacobians, atol=1e-3, rtol=1e-3)
+
+
+def test_autocast_keeps_the_dtype_of_the_map() -> None:
+    for pair in (p for p in ONE_EACH if p.name != "BlurConv2d"):
+        module, x = pair.ours(), torch.randn(2, CHANNELS, *pair.sizes()[0])
+        like = getattr(module, module.filter_name)
+        for filt in (like.clone(), torch.randn(like.shape)):
+            put(module, filt)
+            expected = module(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                out = module(x)
+            assert out.dtype == torch.float32 and torch.equal(out, expected)
+
+
+@each_pair
+def test_symbolic_tracing(pair: Pair) -> None:
+    """The graph calls the public function, or the plain one where the filter is not separable."""
+    x = torch.randn(2, CHANNELS, *pair.sizes()[0])
+    module = pair.ours()
+    like = getattr(module, module.filter_name)
+    for filt in (like, other_filter(like, pair.rank), torch.randn(like.shape)):
+        put(module, filt)
+        traced = torch.fx.symbolic_trace(module)
+        assert torch.equal(traced(x), module(x))
+        called = [node.target.__name__ for node in traced.graph.nodes if node.op == "call_function"]
+        assert called == [f"{'max_' if module.is_max else ''}blur_pool{pair.rank}d" if module.is_separable else "plain"]
+
+
+@each_pair
+def test_onnx(pair: Pair) -> None:
+    module = pair.ours().eval()
+    x = torch.randn(2, CHANNELS, *pair.sizes()[0])
+    put(module, other_filter(getattr(module, module.filter_name), pair.rank))
+    program = torch.onnx.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = torch.cat([x, x])
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(out), module(x).detach(), atol=1e-4, rtol=1e-4)
 
 
 @each_pair

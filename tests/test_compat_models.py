@@ -82,7 +82,9 @@ AA_MODELS = (
     "skresnet18",
     "cspresnet50",
     "efficientnet_b0",
+    "mobilenetv2_100",
     "mobilenetv4_conv_small",
+    "mnasnet_100",
     "repvgg_a0",
 )
 
@@ -101,6 +103,24 @@ def test_timm_families_take_the_class(name: str, layer: Any) -> None:
     with torch.no_grad():
         x = torch.randn(1, 3, 64, 64)
         torch.testing.assert_close(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_without_channels_serves_where_timm_counts_them_wrong() -> None:
+    x = torch.randn(1, 3, 64, 64)
+    for layer, error in ((timm.layers.BlurPool2d, RuntimeError), (aablur.compat.timm.BlurPool2d, ValueError)):
+        with pytest.raises(error, match="8 channels"):
+            timm.create_model("mobilenetv3_small_050", aa_layer=layer).eval()(x)
+    model = timm.create_model("mobilenetv3_small_050", aa_layer=aablur.nn.BlurPool2d, num_classes=5).eval()
+    assert model(x).shape == (1, 5)
+
+
+def test_tresnet_is_accelerated() -> None:
+    model = timm.create_model("tresnet_m", num_classes=5).eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    report = aablur.accelerate(model)
+    assert len(report.swapped) == 3 and report.left == []
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_timm_passes_channels_first_in_densenet() -> None:
