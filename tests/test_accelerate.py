@@ -361,6 +361,15 @@ def test_what_is_served_beside_it() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
+def test_another_default_device() -> None:
+    model = build("antialiased-resnet18")
+    x = picture()
+    expected = model(x)
+    with torch.device("meta"):
+        assert len(aablur.accelerate(model).swapped) == 8
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_the_model_itself() -> None:
     report = aablur.accelerate(timm.layers.BlurPool2d())
     assert report.swapped == [] and "the model itself" in report.left[0].reason

@@ -393,6 +393,18 @@ def test_meta_and_empty(pair: Pair) -> None:
     assert torch.equal(module(x), expected(x))
 
 
+@each_pair
+def test_another_default_device(pair: Pair) -> None:
+    """The buffer is read on the host, whatever the device that tensors are made on."""
+    module, x = pair.ours(), torch.randn(2, CHANNELS, *pair.sizes()[0])
+    filt = other_filter(getattr(module, module.filter_name), pair.rank)
+    put(module, filt)
+    expected = module(x)
+    with torch.device("meta"):
+        put(module, filt)
+        assert module.is_separable and torch.equal(module(x), expected)
+
+
 def test_vmap_over_filters() -> None:
     """An ensemble on stacked buffers, whose values no one can look at."""
     modules = [aablur.compat.antialiased_cnns.BlurPool(2, filt_size=3) for _ in range(3)]

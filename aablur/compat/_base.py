@@ -16,11 +16,11 @@ from .. import functional, reference
 from ..geometry import Geometry, binomial
 
 
-def binomial_filter(sizes: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+def binomial_filter(sizes: Sequence[int], dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
     """The outer product of the binomial taps of each axis, of shape `sizes`."""
-    product = torch.ones((), dtype=torch.float64)
+    product = torch.ones((), dtype=torch.float64, device=device)
     for size in sizes:
-        product = product.unsqueeze(-1) * torch.tensor(binomial(size), dtype=torch.float64)
+        product = product.unsqueeze(-1) * torch.tensor(binomial(size), dtype=torch.float64, device=device)
     return product.to(dtype or torch.get_default_dtype())
 
 
@@ -45,14 +45,14 @@ def factor(filt: Tensor, sizes: Sequence[int]) -> tuple[bool, Tensor | None]:
     def is_filter(product: Tensor) -> bool:
         return bool(((product - rows).abs() <= slack * rows.abs() + info.tiny * info.eps).all())
 
-    if is_filter(binomial_filter(sizes, torch.float64)):
+    if is_filter(binomial_filter(sizes, torch.float64, "cpu")):
         return True, None
     if len(sizes) == 1:
         taps = rows
     else:
         height, width = sizes
         largest = rows.flatten(1).abs().argmax(1)
-        channel = torch.arange(len(rows))
+        channel = torch.arange(len(rows), device="cpu")
         column, row = rows[channel, :, largest % width], rows[channel, largest // width, :]
         peak = rows.flatten(1)[channel, largest].unsqueeze(1)
         taps = torch.cat([column, torch.where(peak == 0, 0, row / peak)], 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,7 +189,7 @@ def _disagreement(theirs: nn.Module, ours: Blur, filt: Tensor) -> str:
     channels = filt.shape[0] if filt.ndim > ours.rank else 1
     reach = max(a.taps + abs(a.before) + abs(a.after) + a.window * a.window_dilation for a in ours._spec.geometry.axes)
     shape = [1, channels, *(2 * reach + i for i in range(ours.rank))]
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    count = torch.arange(math.prod(shape), dtype=torch.float64, device="cpu")
     x = (count * 1.7 + (count * 0.37).sin()).sin().reshape(shape).to(filt)
     with torch.autocast(x.device.type, enabled=False):
         try:
@@ -198,7 +199,9 @@ def _disagreement(theirs: nn.Module, ours: Blur, filt: Tensor) -> str:
         actual = ours.blur(x)
     if actual.shape != expected.shape:
         return f"on a map of shape {tuple(shape)} it gives shape {tuple(expected.shape)}, ours {tuple(actual.shape)}"
-    error = (actual.double() - expected.double()).abs().max() if expected.numel() else torch.zeros(())
-    if not error <= _PROBE_TOLERANCE * expected.double().abs().max():
+    if expected.numel() == 0:
+        return ""
+    error, largest = (float(t.double().abs().max()) for t in (actual - expected, expected))
+    if not error <= _PROBE_TOLERANCE * largest:
         return f"on a map of shape {tuple(shape)} ours differs by {error:.1e}"
     return ""
