@@ -11,6 +11,8 @@ from torch.overrides import has_torch_function_unary
 from . import functional
 from .geometry import Geometry, binomial
 
+_LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
+
 
 class _BlurPool(nn.Module):
     """What the six modules share: the filter, held as ints, buffers or parameters."""
@@ -46,7 +48,13 @@ class _BlurPool(nn.Module):
 
     def _size_of(self, op: str, i: int, part: Any) -> int:
         if not isinstance(part, Tensor):
-            return functional.check_taps_size(op, f"taps[{i}]", part)
+            if functional.check_taps_size(op, f"taps[{i}]", part) > _LARGEST_INT:
+                raise ValueError(
+                    f"{op}: taps[{i}] as an int must be at most {_LARGEST_INT}, got {part}. Channels are named "
+                    "(channels=...), the aa_layer for a caller who passes them first is aablur.compat.timm.BlurPool2d, "
+                    "and a longer filter is given as a tensor"
+                )
+            return part
         if not part.is_floating_point():
             raise TypeError(f"{op}: taps[{i}] must be a floating tensor, got {part.dtype}")
         if part.layout != torch.strided:
@@ -68,6 +76,12 @@ class _BlurPool(nn.Module):
             self.register_parameter(name, nn.Parameter(values))
         else:
             self.register_buffer(name, values)
+
+    def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
+        """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""
+        self._window = (window, window_padding, window_dilation)
+        arguments = (self.taps, self.stride, self.padding, self.padding_mode)
+        self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
 
     def forward(self, x: Tensor) -> Tensor:
         op, taps = self._geometry.op, self.taps
@@ -124,8 +138,11 @@ class BlurPool1d(_Blur):
 class BlurPool2d(_Blur):
     """Anti-aliased downsampling as a module: `aablur.blur_pool2d` with its arguments fixed.
 
+    The class itself is an ``aa_layer`` for timm: ``timm.create_model("resnet50", aa_layer=aablur.nn.BlurPool2d)``.
+
     Args:
         taps, stride, padding, padding_mode: as for `aablur.blur_pool2d`. A tensor given as taps becomes a buffer.
+            An int is at most 32: a larger one is taken for channels in the wrong place, and refused.
         learnable: the taps become parameters, one filter an axis (``taps_0`` the height's, ``taps_1`` the width's),
             which start from ``taps``. Default False.
         channels: with learnable or tensor taps, one filter a channel: (channels, k). Default None: all channels
