@@ -37,7 +37,7 @@ ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capab
 SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n 8')
 gpu:
 	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$(ARCH)" $(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest tests/test_correct.py -k "cuda or triton" -p no:cacheprovider $(SIDE_BY_SIDE) $(PYTEST)
+	$(PYTHON) -m pytest tests/test_correct.py tests/test_cuda.py -k "cuda or triton" -p no:cacheprovider $(SIDE_BY_SIDE) $(PYTEST)
 	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
 	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py \
 	-k "cuda and tile and 16x21x18 and k3 and bf16" -p no:cacheprovider || exit 1; done; fi

@@ -12,6 +12,7 @@ import torch
 from case import Case
 from hypothesis import settings
 
+collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 settings.register_profile("ci", max_examples=600, deadline=None, derandomize=True)
 settings.register_profile("wide", max_examples=5000, deadline=None)
 settings.load_profile("ci")
