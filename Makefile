@@ -17,7 +17,7 @@ bench: aablur/libaablur.so
 	$(BIN)/python -m benchmarks $(BENCH)
 
 test: aablur/libaablur.so variants
-	$(BIN)/python -m pytest tests $(PYTEST)
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST)
 	@echo "the same cases with the Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
 	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer, and with the GPU kernels on the host"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to others
 
+import peers  # noqa: F401, in every process: pytest-xdist's main one unpickles the warnings of the others
 import pytest
 import torch
 from case import Case
