@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .extras import require
 from .perturbation import Batch, Perturbation
 from .sequences import mean_ratio
 from .statistics import Statistic
@@ -84,16 +86,14 @@ def corrupt(image: Any, kind: str, severity: int, key: str) -> Tensor:
 
     The package draws from NumPy's global generator, which is put back, but for two functions that take a seed.
     """
-    import numpy as np
-    from PIL import Image
-
+    np, image_module = require("numpy", "a corruption"), require("PIL.Image", "a corruption")
     function, takes_seed = _function(kind)
     seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big")
     colour = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     kept = np.random.get_state()
     np.random.seed(seed)
     try:
-        made = function(Image.fromarray(colour), severity, **({"seed": seed} if takes_seed else {}))
+        made = function(image_module.fromarray(colour), severity, **({"seed": seed} if takes_seed else {}))
     finally:
         np.random.set_state(kept)
     return torch.from_numpy(np.asarray(made).astype(np.uint8)[..., : image.shape[2]].copy())
@@ -101,15 +101,7 @@ def corrupt(image: Any, kind: str, severity: int, key: str) -> Tensor:
 
 def _function(kind: str) -> tuple[Callable[..., Any], bool]:
     """A corruption's function, and whether it takes a seed."""
-    import inspect
-
-    try:
-        import imagecorruptions
-    except ImportError as error:
-        raise ImportError(
-            "corruptions need the packages imagecorruptions-imaug and opencv-python-headless: "
-            f"pip install aablur[robustness] ({error})"
-        ) from error
+    imagecorruptions = require("imagecorruptions", "a corruption")
     known = imagecorruptions.get_corruption_names("all")
     if kind not in known:
         raise ValueError(f"Corruption: kind must be one of {', '.join(known)}, got {kind!r}")

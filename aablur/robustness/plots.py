@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .extras import require
 from .statistics import Statistic
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def panels(results: Sequence[Result]) -> list[Panel]:
 
 def figure(panel: Panel) -> Figure:
     """One panel, on a figure of its own."""
-    figures = _matplotlib()
+    figures = require("matplotlib.figure", "a plot")
     title, width, height, draw = panel
     made = figures.Figure(figsize=(width, height), layout="constrained")
     ax = made.add_subplot()
@@ -62,7 +63,7 @@ def sheet(results: Sequence[Result], path: str | PathLike[str] | None = None) ->
     Raises:
         ValueError: there is nothing to draw.
     """
-    figures = _matplotlib()
+    figures = require("matplotlib.figure", "a plot")
     all_panels = panels(results)
     if not all_panels:
         raise ValueError("plot: nothing that was measured has a figure")
@@ -76,14 +77,6 @@ def sheet(results: Sequence[Result], path: str | PathLike[str] | None = None) ->
     if path is not None:
         made.savefig(path, dpi=120)
     return made
-
-
-def _matplotlib() -> Any:
-    try:
-        from matplotlib import figure as figures
-    except ImportError as error:
-        raise ImportError(f"plots need the package matplotlib: pip install aablur[robustness] ({error})") from error
-    return figures
 
 
 def _measured(results: Sequence[Result]) -> list[str]:
@@ -165,7 +158,10 @@ def _grid(ax: Axes, measured: Measurement) -> None:
     means = [v.mean for v in measured.values[Statistic.ACCURACY_BY_VIEW.value]]
     half = reach / 2 + step / 2
     image = ax.imshow(
-        [means[i * side : (i + 1) * side] for i in range(side)], extent=(-half, half, half, -half), cmap="viridis"
+        [means[i * side : (i + 1) * side] for i in range(side)],
+        extent=(-half, half, half, -half),
+        cmap="viridis",
+        aspect="auto",
     )
     ax.set_xlabel("shift to the left, px")
     ax.set_ylabel("shift up, px")
@@ -204,4 +200,4 @@ def _kinds(ax: Axes, values: dict[str, dict[str, float]], what: str) -> None:
 
 def _legend(ax: Axes, results: Sequence[Result]) -> None:
     if len(results) > 1:
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=8, loc="lower right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -124,11 +124,7 @@ class Result:
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """The rows of `rows`."""
-        with Path(path).open("w", newline="") as file:
-            columns = ["model", "perturbation", "statistic", "view", "mean", "standard_error", "images"]
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows())
+        write_csv([self], path)
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """All figures on one sheet, a matplotlib Figure; saved if a path is given (.png, .svg, .pdf)."""
@@ -141,3 +137,12 @@ class Result:
         from .report import report
 
         report([self], path)
+
+
+def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
+    """The rows of all results in one file."""
+    columns = ["model", "perturbation", "statistic", "view", "mean", "standard_error", "images"]
+    with Path(path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(row for result in results for row in result.rows())
