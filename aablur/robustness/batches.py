@@ -26,7 +26,7 @@ class Source:
 
     data: a dataset, whose every world-th item is loaded, from the rank-th, in batches of `batch_size`; or an iterable
         of batches, whose every world-th is used.
-    limit: images of the whole data to use at most.
+    limit: images of the whole data to use at most: spread evenly over a dataset, the first of an iterable.
     skipped: items of a dataset that could not be read, each with the reason.
     """
 
@@ -62,9 +62,10 @@ class Source:
         bounds = [n for n in (total, self.limit) if n is not None]
         return -(-min(bounds) // self.world) if bounds else None
 
-    def _share(self) -> range:
+    def _share(self) -> list[int]:
         size = len(self.data)
-        return range(self.rank, size if self.limit is None else min(size, self.limit), self.world)
+        used = size if self.limit is None else min(size, self.limit)
+        return [i * size // used for i in range(used)][self.rank :: self.world]
 
     def __iter__(self) -> Iterator[Labelled]:
         yield from self._from_dataset() if self._is_dataset else self._from_iterable()
@@ -131,7 +132,7 @@ def _checked(images: Any, labels: Any, index: list[int]) -> Labelled:
 class _Items(Dataset):
     """Items of a dataset with their numbers; one that cannot be read comes as the reason."""
 
-    def __init__(self, data: Any, share: range) -> None:
+    def __init__(self, data: Any, share: list[int]) -> None:
         self.data, self.share = data, share
 
     def __len__(self) -> int:

@@ -22,6 +22,7 @@ from .report import report
 from .result import Result, write_csv
 from .run import measure
 from .shifts import PADDINGS
+from .state import state_path
 from .statistics import Statistic
 from .suites import STANDARD, SUITES, suite
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mean", type=float, nargs="+", help="of normalisation; default: the model's, or ImageNet's for torchvision")
     add("--std", type=float, nargs="+")
     add("--channels", type=int, choices=(1, 3), help="3 repeats a grey image")
-    add("--limit", type=int, metavar="N", help="measure N images at most")
+    add("--limit", type=int, metavar="N", help="measure N images at most, spread evenly over the data")
     add("--seed", type=int, default=0)
     add("--device", help="cpu, cuda, ... (default: cuda where there is one; one a process under torchrun)")
     add("--amp", choices=tuple(AMP), default="none", help="autocast (default %(default)s)")
@@ -78,15 +79,17 @@ def _one(args: argparse.Namespace, spec: str, name: str) -> Result:
     data, size, range_, padding = _data(args, model)
     mean, std = _normalisation(args, named, model)
     state = args.out / f"{name}.state.json"
+    mine = state_path(state, *((dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)))
     if args.fresh:
-        for old in args.out.glob(f"{name}.state*.json"):
-            old.unlink(missing_ok=True)
+        mine.unlink(missing_ok=True)
     result = measure(
         model, data, suite(SUITES if "all" in args.measure else args.measure, range_, padding), name=name, size=size,
         mean=mean, std=std, device=args.device, channels_last=args.channels_last, amp=AMP[args.amp],
         batch_size=args.batch_size, images_per_forward=args.images_per_forward, workers=args.workers,
-        limit=args.limit, seed=args.seed, state=state, progress=None,
+        limit=args.limit, seed=args.seed, state=state,
     )  # fmt: skip
+    if result.complete:
+        mine.unlink(missing_ok=True)
     return result
 
 

