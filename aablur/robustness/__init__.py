@@ -7,6 +7,8 @@ result.report("report.html")
 
 from .corruptions import ALEXNET, CORRUPTIONS, Corruption, corruptions, mean_corruption_error
 from .perturbation import Batch, Clean, Perturbation
+from .plots import plot
+from .report import report
 from .result import Measurement, Result, Value
 from .run import measure
 from .sequences import Sequence, mean_flip_rate, sequences
@@ -38,6 +40,8 @@ __all__ = [
     "mean_corruption_error",
     "mean_flip_rate",
     "measure",
+    "plot",
+    "report",
     "sequences",
     "standard",
     "suite",

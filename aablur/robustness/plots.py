@@ -57,8 +57,15 @@ def figure(panel: Panel) -> Figure:
     return made
 
 
-def sheet(results: Sequence[Result], path: str | PathLike[str] | None = None) -> Figure:
-    """All panels on one figure, saved if a path is given.
+def plot(results: Sequence[Result], path: str | PathLike[str] | None = None) -> Figure:
+    """All figures of results side by side on one sheet.
+
+    Args:
+        results: of `measure`, on the same data.
+        path: where to save it (.png, .svg, .pdf); None does not.
+
+    Returns:
+        A matplotlib Figure.
 
     Raises:
         ValueError: there is nothing to draw.

@@ -128,9 +128,9 @@ class Result:
 
     def plot(self, path: str | PathLike[str] | None = None) -> Any:
         """All figures on one sheet, a matplotlib Figure; saved if a path is given (.png, .svg, .pdf)."""
-        from .plots import sheet
+        from .plots import plot
 
-        return sheet([self], path)
+        return plot([self], path)
 
     def report(self, path: str | PathLike[str]) -> None:
         """A page with every table and figure, in one HTML file that needs nothing else."""
