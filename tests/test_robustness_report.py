@@ -306,7 +306,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_the_command_goes_on_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["robustness", "robustness_nets:small", "digits", "--limit", "12", "--batch-size", "4"]
-    arguments += ["--measure", "clean", "grid"]
+    arguments += ["--measure", "clean", "grid", "--images-per-forward", "64"]
     forward, calls = nn.AdaptiveAvgPool2d.forward, []
 
     def interrupting(self: nn.AdaptiveAvgPool2d, x: torch.Tensor) -> torch.Tensor:

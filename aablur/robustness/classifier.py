@@ -24,12 +24,13 @@ class Classifier:
     model: a module or function from (batch, channels, height, width) to logits (batch, classes).
     mean, std: of normalisation, one number a channel or one for all; None leaves images as they are.
     amp: the dtype of autocast, or None.
-    images_per_forward: several views are run at once while they hold no more images than this.
+    images_per_forward: several views are run at once while they hold no more images than this. None is 16 on CPUs,
+        whose caches hold no more, and 256 elsewhere.
     """
 
     def __init__(
         self, model: Callable[[Tensor], Tensor], *, device: Any = None, mean: Any = None, std: Any = None,
-        channels_last: bool = False, amp: torch.dtype | None = None, images_per_forward: int = 64,
+        channels_last: bool = False, amp: torch.dtype | None = None, images_per_forward: int | None = None,
     ) -> None:  # fmt: skip
         if not callable(model):
             raise TypeError(f"measure: model must be a module or a function, got {type(model).__name__}")
@@ -44,7 +45,8 @@ class Classifier:
         self.dtype = floating[0] if floating else torch.float32
         if (mean is None) != (std is None):
             raise ValueError("measure: mean and std must be given together")
-        self.model, self.amp, self.images_per_forward = model, amp, images_per_forward
+        self.model, self.amp = model, amp
+        self.images_per_forward = images_per_forward or (16 if self.device.type == "cpu" else 256)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.mean, self.std = self._per_channel("mean", mean), self._per_channel("std", std)
 

@@ -31,7 +31,7 @@ def measure(
     model: Callable[[Tensor], Tensor], data: Any, perturbations: Sequence[Perturbation] | None = None, *,
     name: str | None = None, size: int | tuple[int, int] | None = None, mean: Any = None, std: Any = None,
     device: Any = None, channels_last: bool = False, amp: torch.dtype | None = None, batch_size: int = 32,
-    images_per_forward: int = 64, workers: int = 0, limit: int | None = None, seed: int = 0,
+    images_per_forward: int | None = None, workers: int = 0, limit: int | None = None, seed: int = 0,
     state: str | PathLike[str] | None = None, progress: bool | None = None,
 ) -> Result:  # fmt: skip
     """Measures how a classifier's answers change when its images do.
@@ -60,7 +60,8 @@ def measure(
         channels_last: run in channels_last memory format, on a copy of the model. Default False.
         amp: dtype of autocast, as torch.bfloat16. Default None, no autocast.
         batch_size, workers: of loading a dataset. Defaults 32 and 0.
-        images_per_forward: how many images one forward pass may hold, in whole views. Default 64.
+        images_per_forward: how many images one forward pass may hold, in whole views. Default: 16 on CPUs, 256
+            elsewhere; a batch that is larger is one view a pass.
         limit: measure this many images at most: spread evenly over a dataset, the first of an iterable. Default: all.
         seed: of all random numbers. Default 0.
         state: a JSON file that holds what is done after each batch, and from which the same run goes on; each
@@ -103,7 +104,9 @@ def measure(
     return _result(name or _name(model), chosen, classifier, settings, done, complete, world)
 
 
-def _check(chosen: list[Perturbation], batch_size: int, images_per_forward: int, limit: int | None, seed: int) -> None:
+def _check(
+    chosen: list[Perturbation], batch_size: int, images_per_forward: int | None, limit: int | None, seed: int
+) -> None:
     for p in chosen:
         if not isinstance(p, Perturbation):
             raise TypeError(f"measure: perturbations must hold Perturbation objects, got {p!r}")
@@ -111,10 +114,10 @@ def _check(chosen: list[Perturbation], batch_size: int, images_per_forward: int,
     if not names or len(set(names)) < len(names):
         raise ValueError(f"measure: perturbations must be one or more, of different names, got {names}")
     check_int("measure", "batch_size", batch_size, 1)
-    check_int("measure", "images_per_forward", images_per_forward, 1)
     check_int("measure", "seed", seed, 0)
-    if limit is not None:
-        check_int("measure", "limit", limit, 1)
+    for name, value in (("images_per_forward", images_per_forward), ("limit", limit)):
+        if value is not None:
+            check_int("measure", name, value, 1)
 
 
 def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
