@@ -10,6 +10,7 @@ from html import escape
 from os import PathLike
 from pathlib import Path
 
+from .corruptions import ALEXNET
 from .plots import figure, panels
 from .result import Result, Value
 from .statistics import Statistic
@@ -105,7 +106,7 @@ def _relative(results: Sequence[Result]) -> list[str]:
     """mCE and mFR, relative to the first model where there are several."""
     rows = []
     if all(r.errors() for r in results):
-        if set(results[0].errors()) <= set(_alexnet()):
+        if set(results[0].errors()) <= set(ALEXNET):
             rows.append(["mCE", "AlexNet on ImageNet", *(f"{100 * r.mean_corruption_error():.1f} %" for r in results)])
         if len(results) > 1 and all(error > 0 for error in results[0].errors().values()):
             cells = [f"{100 * r.mean_corruption_error(results[0]):.1f} %" for r in results]
@@ -114,12 +115,6 @@ def _relative(results: Sequence[Result]) -> list[str]:
         cells = [f"{100 * r.mean_flip_rate(results[0]):.1f} %" for r in results]
         rows.append(["mFR", results[0].model, *cells])
     return [_table(["Mean", "Relative to", *(r.model for r in results)], rows)] if rows else []
-
-
-def _alexnet() -> dict[str, float]:
-    from .corruptions import ALEXNET
-
-    return ALEXNET
 
 
 def _statistics(results: Sequence[Result]) -> list[str]:

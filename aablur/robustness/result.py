@@ -10,7 +10,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import corruptions, sequences
+from .corruptions import ALEXNET, mean_corruption_error
+from .sequences import mean_flip_rate
 from .statistics import Statistic
 
 
@@ -91,12 +92,12 @@ class Result:
 
     def mean_corruption_error(self, baseline: Result | None = None) -> float:
         """mCE relative to the baseline's errors; None is AlexNet on ImageNet-C."""
-        theirs = corruptions.ALEXNET if baseline is None else baseline.errors()
-        return corruptions.mean_corruption_error(self.errors(), theirs)
+        theirs = ALEXNET if baseline is None else baseline.errors()
+        return mean_corruption_error(self.errors(), theirs)
 
     def mean_flip_rate(self, baseline: Result) -> float:
         """mFR relative to the baseline's flip rates."""
-        return sequences.mean_flip_rate(self.flip_rates(), baseline.flip_rates())
+        return mean_flip_rate(self.flip_rates(), baseline.flip_rates())
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row a number: model, perturbation, statistic, view, mean, standard error, images."""
