@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Tape:
         return [c for c in self.calls if c.module is module]
 
 
-class _Enough(Exception):  # noqa: N818 - not an error: what was asked for has been seen
+class _Enough(Exception):
     """Raised to end a run after the last node that is observed."""
 
 
@@ -225,9 +225,6 @@ def record(
 ) -> Tape:  # fmt: skip
     """The tape of ``model(*example_input)``, in eval mode; the arguments are those of `Recorder`."""
     recorder = Recorder(model, observers, evaluate, stop)
-    with undisturbed(model), recorder:
-        try:
-            model(*as_args(example_input))
-        except _Enough:
-            pass
+    with undisturbed(model), recorder, suppress(_Enough):
+        model(*as_args(example_input))
     return recorder.tape
