@@ -13,22 +13,10 @@ from torch import Tensor
 from .tape import Node, Ref, Tape
 from .views import split_axes
 
-TRANSPARENT = frozenset(  # these hand a map on, pixel by pixel
-    (
-        "pad",
-        "contiguous",
-        "to",
-        "type",
-        "float",
-        "half",
-        "dropout",
-        "dropout2d",
-        "clone",
-        "detach",
-        "permute",
-        "view_as",
-    )
-)
+TRANSPARENT = {  # these hand a map on, pixel by pixel
+    "pad", "contiguous", "to", "type", "float", "half", "dropout", "dropout2d", "clone", "detach", "permute",
+    "movedim", "transpose",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
