@@ -69,15 +69,19 @@ class Report:
         """
         steps = list(range(9)) if shifts is None else list(shifts)
         x, *rest = self.example_input
+        if x.ndim != 4:
+            raise ValueError(
+                f"heatmaps: the model's input must be (batch, channels, height, width), got {tuple(x.shape)}"
+            )
         plain = self._outputs(x, rest, circular)
         found = torch.full((len(self.sites), len(steps), len(steps)), torch.nan)
         for a, down in enumerate(steps):
             for b, right in enumerate(steps):
                 moved = self._outputs(x.roll((down, right), (-2, -1)), rest, circular)
                 for i, site in enumerate(self.sites):
-                    axes = _out_axes(site)
+                    axes = site.axes
                     sizes = [plain[i].shape[k] for k in axes]
-                    if len(axes) == 2 and max(sizes) > 1:
+                    if len(axes) == 2 and max(sizes) > 1 and site.gives_a_map:
                         part = [d * n / x.shape[k] for d, n, k in zip((down, right), sizes, (-2, -1), strict=True)]
                         expected = aliasing.fourier_shift(plain[i], part, axes)
                         found[i, a, b] = aliasing.distance(moved[i], expected, axes)
@@ -95,10 +99,7 @@ class Report:
 
             return run
 
-        ends = [
-            site.nodes[-1] if site.kind == "space_to_depth" and site.starts == () else site.nodes[0]
-            for site in self.sites
-        ]
+        ends = [site.end for site in self.sites]
         record(self.model, (x, *rest), {n: keep(n) for n in ends}, torus if circular else None, stop=True)
         return [kept[n] for n in ends]
 
@@ -107,12 +108,6 @@ class Report:
         from .show import plot
 
         plot(self, path, heatmaps)
-
-
-def _out_axes(site: Site) -> tuple[int, ...]:
-    """The spatial axes of a site's output: those of its input, unless views cut them."""
-    node_rank = len(site.node.shape)
-    return site.axes if node_rank == len(site.node.args[0].shape) or site.kind != "space_to_depth" else ()
 
 
 def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measure: bool = True) -> Report:

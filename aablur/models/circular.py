@@ -68,7 +68,7 @@ def _pool(name: str, func: Any, args: Any, kwargs: Any) -> Window:
     x, kernel, stride = (_argument(args, kwargs, i, n) for i, n in enumerate(("input", "kernel_size", "stride")))
     kernel = per_axis(kernel, rank)
     dilation = per_axis(_argument(args, kwargs, 4, "dilation", 1), rank) if is_max else (1,) * rank
-    extra = {"dilation": dilation} if is_max else {}
+    extra: dict[str, Any] = {"dilation": dilation} if is_max else {}
     if "indices" in name:
         extra["return_indices"] = True
     return Window(

@@ -86,7 +86,7 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
     colours = ["tab:blue" if s.filtered else "tab:red" for s in sites]
-    titles = ("energy above the new Nyquist limit", "equivariance error, shift of one pixel")
+    titles = ("energy above the new Nyquist limit", "equivariance error")
     for i, (title, key) in enumerate(zip(titles, ("aliasing", "equivariance"), strict=True)):
         ax = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
         ax.barh(range(len(sites)), [getattr(s, key) or 0 for s in sites], color=colours)

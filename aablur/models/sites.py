@@ -13,22 +13,10 @@ from torch import Tensor
 from .tape import Node, Ref, Tape
 from .views import split_axes
 
-TRANSPARENT = frozenset(  # these hand a map on, pixel by pixel
-    (
-        "pad",
-        "contiguous",
-        "to",
-        "type",
-        "float",
-        "half",
-        "dropout",
-        "dropout2d",
-        "clone",
-        "detach",
-        "permute",
-        "view_as",
-    )
-)
+TRANSPARENT = {  # these hand a map on, pixel by pixel
+    "pad", "contiguous", "to", "type", "float", "half", "dropout", "dropout2d", "clone", "detach", "permute",
+    "movedim", "transpose",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -63,9 +51,15 @@ class Site:
     nodes: tuple[int, ...]
     kernel: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()  # of slices: the first pixel that is kept, along each axis
+    gives_a_map: bool = True  # its output has the axes of its input
     aliasing: float | None = None
     equivariance: float | None = None
-    node: Node = field(default=None, repr=False)  # pyright: ignore[reportArgumentType] - the first of `nodes`
+    node: Node = field(default=None, repr=False)  # type: ignore - the first of `nodes`
+
+    @property
+    def end(self) -> int:
+        """The node that puts out what it sampled; of slices, the first."""
+        return self.nodes[0] if self.starts else self.nodes[-1]
 
     @property
     def filtered(self) -> bool:
@@ -246,7 +240,7 @@ _READERS: dict[str, Callable[[Node, Tape], dict[str, Any] | None]] = {
     "unfold": _unfold_image,
     "interpolate": _interpolate,
     "__getitem__": _getitem,
-    **{name: _reshape for name in ("reshape", "view", "unflatten")},
+    **dict.fromkeys(("reshape", "view", "unflatten"), _reshape),
 }
 for _r in (1, 2, 3):
     _READERS |= {f"conv{_r}d": _conv, f"lp_pool{_r}d": _lp_pool, f"avg_pool{_r}d": _avg_pool}
@@ -314,6 +308,8 @@ def find_sites(tape: Tape) -> list[Site]:
             kernel=tuple(found.get("kernel", ())),
             starts=found.get("starts", ()),
             node=node,
+            gives_a_map=len(last.shape) == len(shape)
+            and all(last.shape[a] == n for a, n in zip(axes, out, strict=True)),
         )
         sites.append(site)
     return _numbered(sites)

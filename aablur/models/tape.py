@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Call:
     inputs: tuple[int | None, ...] = ()
     result: int | None = None
     source: str = ""
+    began: int = 0  # the index of the next node when it began
     nodes: list[int] = field(default_factory=list)  # of its own forward, without those of its children
 
 
@@ -80,7 +81,7 @@ class Tape:
         return [c for c in self.calls if c.module is module]
 
 
-class _Enough(Exception):  # noqa: N818 - not an error: what was asked for has been seen
+class _Enough(Exception):
     """Raised to end a run after the last node that is observed."""
 
 
@@ -109,6 +110,7 @@ class Recorder(TorchFunctionMode):
         self._maker: dict[int, int] = {}  # id of a tensor -> the node that made it, last
         self._alive: list[Tensor] = []  # ids stay taken
         self._stack = [Call(model, "", None, 0)]
+        self.root = self._stack[0]
         self._orders: dict[int, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +159,8 @@ class Recorder(TorchFunctionMode):
         path = self._paths.get(id(module))
         order = self._orders[id(module)] = self._orders.get(id(module), -1) + 1
         call = Call(module, parent.path if path is None else path, parent, order, source=_source())
-        if module is self._stack[0].module:
+        call.began = len(self.tape.nodes)
+        if parent is self.root and module is self.root.module:
             for t in (t for t in tree_leaves(args) if isinstance(t, Tensor)):
                 if id(t) not in self._maker:
                     self._add("input", (), {}, [t], call, "")
@@ -225,9 +228,6 @@ def record(
 ) -> Tape:  # fmt: skip
     """The tape of ``model(*example_input)``, in eval mode; the arguments are those of `Recorder`."""
     recorder = Recorder(model, observers, evaluate, stop)
-    with undisturbed(model), recorder:
-        try:
-            model(*as_args(example_input))
-        except _Enough:
-            pass
+    with undisturbed(model), recorder, suppress(_Enough):
+        model(*as_args(example_input))
     return recorder.tape
