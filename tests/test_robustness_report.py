@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,6 +92,26 @@ def test_figures(results: list[Result], tmp_path: Path) -> None:
     assert bars.patches[0].get_height() == results[0].value("shift", "consistency").mean
     with pytest.raises(ValueError, match="nothing that was measured has a figure"):
         robustness.measure(trained(), batched(*pictures(2)), [robustness.Clean()], size=12).plot()
+
+
+def test_layers_show_where_equivariance_is_lost(results: list[Result], tmp_path: Path) -> None:
+    """A stride of 2 is equivariant to even shifts, two of them to every fourth, and so on."""
+    model, images = small(3), photographs(32).images[:2] / 255
+    maps = robustness.layers(model, images, reach=4)
+    assert [len(rows) for rows in maps.values()] == [5, 5, 5]
+    for (name, errors), stride in zip(maps.items(), (2, 4, 8), strict=True):
+        assert name.endswith(("(conv)", "(max_pool)"))
+        for a, row in enumerate(errors):
+            for b, error in enumerate(row):
+                whole = a % stride == 0 and b % stride == 0
+                assert error < 1e-6 if whole else error > 1e-4, (name, a, b)
+    result = replace(results[0], layers=maps)
+    result.to_json(tmp_path / "r.json")
+    assert Result.from_json(tmp_path / "r.json") == result
+    assert "Loss of equivariance by layer: first" in [title for title, *_ in panels([result])]
+    result.plot(tmp_path / "r.png")
+    with pytest.raises(ValueError, match="reach must be at least 1"):
+        robustness.layers(model, images, reach=0)
 
 
 class Page(HTMLParser):
@@ -257,11 +278,11 @@ def test_the_command_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_the_command_on_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     arguments = ["robustness", "robustness_nets:colour", str(folder), "--size", "24", "--range", "8"]
-    assert cli.main([*arguments, "--measure", "clean", "shift", "--out", str(out)]) == 0
+    assert cli.main([*arguments, "--measure", "clean", "shift", "--layers", "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert "image 2 could not be read" in captured.err
     result = Result.from_json(out / "robustness_nets_colour.json")
-    assert result.images == 4 and result.settings["size"] == [24, 24]
+    assert result.images == 4 and result.settings["size"] == [24, 24] and len(result.layers) == 3
     assert "2 images could not be read" in (out / "report.html").read_text()
 
 

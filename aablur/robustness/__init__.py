@@ -6,6 +6,7 @@ result.report("report.html")
 """
 
 from .corruptions import ALEXNET, CORRUPTIONS, Corruption, corruptions, mean_corruption_error
+from .internal import layers
 from .perturbation import Batch, Clean, Perturbation
 from .plots import plot
 from .report import report
@@ -37,6 +38,7 @@ __all__ = [
     "TranslationsRotations",
     "Value",
     "corruptions",
+    "layers",
     "mean_corruption_error",
     "mean_flip_rate",
     "measure",

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..models.loading import MEAN, STD, input_size, load_model
+from .batches import Source
 from .data import BUNDLED, ImageFolder
 from .extras import require
+from .internal import layers
 from .report import report
 from .result import Result, write_csv
 from .run import measure
@@ -36,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compare", nargs="+", default=[], metavar="MODEL", help="more models, side by side with the first")
     add("--pretrained", action="store_true", help="the libraries' own weights, which they may download")
     add("--measure", nargs="+", choices=(*SUITES, "all"), default=list(STANDARD), help="default: %(default)s")
+    add("--layers", action="store_true", help="also maps of where equivariance is lost inside the models")
     add("--size", type=int, help="side of what the model is given; default: what the model or the data ask for")
     add("--range", type=int, help="of the shifts, in pixels (default 32; digits 2, mnist5k 6)")
     add("--padding", choices=PADDINGS, help="where shifted pixels come from (default crop; digits, mnist5k zeros)")
@@ -88,9 +92,20 @@ def _one(args: argparse.Namespace, spec: str, name: str) -> Result:
         batch_size=args.batch_size, images_per_forward=args.images_per_forward, workers=args.workers,
         limit=args.limit, seed=args.seed, state=state,
     )  # fmt: skip
+    if args.layers and result.images:
+        result = replace(result, layers=_layers(args.device, model, data, size, mean, std))
     if result.complete:
         mine.unlink(missing_ok=True)
     return result
+
+
+def _layers(device: Any, model: nn.Module, data: Any, size: int, mean: Any, std: Any) -> dict[str, Any]:
+    """Maps of the first images that can be read."""
+    images = next(iter(Source(data, 4, 0, None, 0, 1))).images[..., :size, :size].to(device).float() / 255
+    if mean is not None:
+        centre, spread = (torch.tensor(values).to(images).view(-1, 1, 1) for values in (mean, std))
+        images = (images - centre) / spread
+    return layers(model.to(device), images)
 
 
 def _data(args: argparse.Namespace, model: nn.Module) -> tuple[Any, int, int, str]:
@@ -139,7 +154,8 @@ def _normalisation(args: argparse.Namespace, spec: str, model: nn.Module) -> tup
 
 def _names(specs: list[str]) -> list[str]:
     """Names for columns and files, told apart by number where they are alike."""
-    plain = [re.sub(r"[^\w.-]+", "_", spec.removeprefix("torchvision:").removeprefix("timm:")) for spec in specs]
+    parts = [spec.removeprefix("torchvision:").removeprefix("timm:").partition("@") for spec in specs]
+    plain = [re.sub(r"[^\w.-]+", "_", model + at + Path(file).stem) for model, at, file in parts]
     return [n if plain.count(n) == 1 else f"{n}-{plain[: i + 1].count(n)}" for i, n in enumerate(plain)]
 
 

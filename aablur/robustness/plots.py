@@ -39,6 +39,10 @@ def panels(results: Sequence[Result]) -> list[Panel]:
             draw = _grid if name == "shift grid" else _rotations
             size = (4.6, 3.8) if name == "shift grid" else (6.4, 3.6)
             found.append((f"{title}: {result.model}", *size, lambda ax, m=measured, d=draw: d(ax, m)))
+        if maps := result.layers:
+            columns = min(6, len(maps))
+            size = (1.7 * columns, 1.9 * math.ceil(len(maps) / columns))
+            found.append((f"Loss of equivariance by layer: {result.model}", *size, lambda ax, m=maps: _layers(ax, m)))
     if errors := {r.model: r.errors() for r in results if r.errors()}:
         found.append(("Error under corruptions", 9.0, 3.8, lambda ax: _kinds(ax, errors, "error")))
     if flips := {r.model: r.flip_rates() for r in results if r.flip_rates()}:
@@ -114,7 +118,7 @@ def _bar_size(results: Sequence[Result], bars: Bars) -> tuple[float, float]:
 
 def _bars(ax: Axes, results: Sequence[Result], bars: Bars) -> None:
     """A group for each quantity, a bar for each model, with 95 % intervals."""
-    low = 1.0
+    low = 0.95
     for j, result in enumerate(results):
         here = [(i, _only(result, name, statistic)) for i, (_, name, statistic) in enumerate(bars)]
         drawn = [(i + (j + 0.5) / (len(results) + 1) - 0.5, v) for i, v in here if v is not None]
@@ -126,7 +130,7 @@ def _bars(ax: Axes, results: Sequence[Result], bars: Bars) -> None:
     ax.set_xticks(range(len(bars)), [label for label, _, _ in bars], fontsize=8)
     ax.set_ylim(max(0.0, low - 0.15 * (1 - low) - 0.02), 1)
     ax.grid(axis="y", alpha=0.3)
-    _legend(ax, results)
+    _several(ax, len(results))
 
 
 def _only(result: Result, name: str, statistic: Statistic) -> Value | None:
@@ -155,7 +159,7 @@ def _curves(ax: Axes, results: Sequence[Result], name: str) -> None:
     ax.set_ylabel("probability\n(dotted: largest wrong class)", fontsize=8)
     ax.set_ylim(0, 1)
     ax.grid(alpha=0.3)
-    _legend(ax, results)
+    _several(ax, len(results))
 
 
 def _grid(ax: Axes, measured: Measurement) -> None:
@@ -192,6 +196,21 @@ def _rotations(ax: Axes, measured: Measurement) -> None:
     ax.legend(fontsize=8)
 
 
+def _layers(ax: Axes, maps: dict[str, list[list[float]]]) -> None:
+    """A small heat map for each place that samples: shift down by shift right, on one scale."""
+    columns = min(6, len(maps))
+    rows = math.ceil(len(maps) / columns)
+    ax.set_axis_off()
+    for i, (name, errors) in enumerate(maps.items()):
+        row, column = divmod(i, columns)
+        inset = ax.inset_axes((column / columns, 1 - (row + 1) / rows, 0.86 / columns, 0.72 / rows))
+        inset.imshow(errors, vmin=0, vmax=2, cmap="magma", origin="lower")
+        inset.set_title(name.replace(" (", "\n("), fontsize=6)
+        inset.set_xticks([0, len(errors) - 1])
+        inset.set_yticks([0, len(errors) - 1])
+        inset.tick_params(labelsize=6, length=2)
+
+
 def _kinds(ax: Axes, values: dict[str, dict[str, float]], what: str) -> None:
     """A group of bars for each kind, a bar for each model."""
     kinds = list(dict.fromkeys(kind for of in values.values() for kind in of))
@@ -201,10 +220,13 @@ def _kinds(ax: Axes, values: dict[str, dict[str, float]], what: str) -> None:
     ax.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=35, ha="right", fontsize=8)
     ax.set_ylabel(what)
     ax.grid(axis="y", alpha=0.3)
-    if len(values) > 1:
-        ax.legend(fontsize=8)
+    _several(ax, len(values))
 
 
-def _legend(ax: Axes, results: Sequence[Result]) -> None:
-    if len(results) > 1:
-        ax.legend(fontsize=8, loc="lower right")
+def _several(ax: Axes, models: int) -> None:
+    """A legend below the axes, where there are several models."""
+    if models > 1:
+        below = -0.38 if any(label.get_rotation() for label in ax.get_xticklabels()) else -0.2
+        long = max(len(text) for text in ax.get_legend_handles_labels()[1]) > 24
+        columns = 1 if long else min(models, 4)
+        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, below), ncols=columns)

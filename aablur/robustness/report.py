@@ -106,7 +106,7 @@ def _relative(results: Sequence[Result]) -> list[str]:
     """mCE and mFR, relative to the first model where there are several."""
     rows = []
     if all(r.errors() for r in results):
-        if set(results[0].errors()) <= set(ALEXNET):
+        if all(r.classes == 1000 and set(r.errors()) <= set(ALEXNET) for r in results):
             rows.append(["mCE", "AlexNet on ImageNet", *(f"{100 * r.mean_corruption_error():.1f} %" for r in results)])
         if len(results) > 1 and all(error > 0 for error in results[0].errors().values()):
             cells = [f"{100 * r.mean_corruption_error(results[0]):.1f} %" for r in results]
@@ -122,7 +122,7 @@ def _statistics(results: Sequence[Result]) -> list[str]:
 
 
 def _runs(results: Sequence[Result]) -> list[list[str]]:
-    facts = ("images", "complete", "labels", "views", "seconds")
+    facts = ("images", "complete", "labels", "classes", "views", "seconds")
     rows = [[fact, "", *(_plain(getattr(r, fact)) for r in results)] for fact in facts]
     rows.append(["views a second", "", *(f"{r.views / r.seconds:,.0f}" if r.seconds else "" for r in results)])
     for kind in ("settings", "environment"):

@@ -41,7 +41,8 @@ class Result:
     complete: False if the run was interrupted; the values are then those of `images` images.
     labels: "given", or "predicted" where the data had none: the model's own answers to the clean images.
     settings: what was asked for. environment: versions and device. views: forward passes of one image.
-    seconds: that they took, on one process.
+    seconds: that they took, on one process. classes: of the model.
+    layers: where equivariance is lost inside the model, as `robustness.layers` gives it; empty if not asked for.
     """
 
     model: str
@@ -54,6 +55,8 @@ class Result:
     environment: dict[str, Any] = field(default_factory=dict)
     views: int = 0
     seconds: float = 0.0
+    classes: int = 0
+    layers: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def value(self, perturbation: str, statistic: str | Statistic) -> Value:
         """The value of a statistic that has one for each image."""

@@ -148,7 +148,7 @@ def _run(
             continue
         start = time.perf_counter()
         with classifier.running():
-            counted, views = _measure(classifier, batch, chosen, size, seed)
+            counted, views, done.classes = _measure(classifier, batch, chosen, size, seed)
         done.predicted |= batch.labels is None
         done.sums = merge([done.sums, counted])
         done.images += len(batch.images)
@@ -168,8 +168,8 @@ def _run(
 
 def _measure(
     classifier: Classifier, labelled: Labelled, chosen: list[Perturbation], size: tuple[int, int] | None, seed: int
-) -> tuple[dict[str, dict[str, Sum]], int]:
-    """The sums of one batch, and the number of views that were run."""
+) -> tuple[dict[str, dict[str, Sum]], int, int]:
+    """The sums of one batch, the number of views that were run, and the model's of classes."""
     images = labelled.images.to(classifier.device)
     images = images.to(classifier.dtype) / 255 if images.dtype == torch.uint8 else images.to(classifier.dtype)
     full = (images.shape[-2], images.shape[-1])
@@ -183,15 +183,15 @@ def _measure(
     if labels is None:
         labels = classifier.logits(batch.centre()).argmax(1).cpu()
     sums: dict[str, dict[str, Sum]] = {}
-    views = 0
+    views = classes = 0
     for p in chosen:
         outcomes = classifier.outcomes(p.views(batch), labels)
-        views += outcomes.top1.numel()
+        views, classes = views + outcomes.top1.numel(), outcomes.classes
         for statistic in p.statistics:
             counted = statistic(outcomes)
             sums.setdefault(p.name, {})[statistic.value] = total = Sum(counted[1])
             total.add(counted)
-    return sums, views
+    return sums, views, classes
 
 
 def _default_size(chosen: list[Perturbation], full: tuple[int, int]) -> tuple[int, int]:
@@ -237,6 +237,7 @@ def _result(
             "channels_last": classifier.memory_format == torch.channels_last, "threads": torch.get_num_threads(),
         },
         views=sum(part.views for part in parts), seconds=max(part.seconds for part in parts),
+        classes=max(part.classes for part in parts),
     )  # fmt: skip
 
 

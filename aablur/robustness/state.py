@@ -17,7 +17,7 @@ VERSION = 1
 class State:
     """fingerprint: of the model and of every setting that changes a number.
     images: of this process's share that are in the sums. digest: of those images and their labels.
-    views: how many were run. seconds: that they took.
+    views: how many were run. seconds: that they took. predicted: the data had no labels. classes: of the model.
     """
 
     fingerprint: dict[str, Any]
@@ -28,6 +28,7 @@ class State:
     views: int = 0
     seconds: float = 0.0
     predicted: bool = False
+    classes: int = 0
 
     def save(self, path: Path) -> None:
         """Writes beside the file, then takes its place."""
