@@ -29,7 +29,6 @@ WAYS = {
     "loop": {},
     "measure": {},
     "measure, channels_last": {"channels_last": True},
-    "measure, bfloat16": {"amp": torch.bfloat16},
     "measure, channels_last, bfloat16": {"channels_last": True, "amp": torch.bfloat16},
 }
 
@@ -54,9 +53,9 @@ def library(name: str) -> Callable[[], nn.Module]:
 
 # name -> the model, (images in all, images a batch, channels, size), shift range, step
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int, int], int, int]] = {
-    "small, 28 px, batches of 8": (small, (32, 8, 1, 28), 6, 1),
-    "resnet18, 224 px": (library("resnet18"), (4, 4, 3, 224), 32, 16),
-    "mobilenet_v2, 224 px": (library("mobilenet_v2"), (4, 4, 3, 224), 32, 16),
+    "small, 28 px": (small, (32, 32, 1, 28), 6, 1),
+    "resnet18, 224 px": (library("resnet18"), (16, 16, 3, 224), 32, 32),
+    "mobilenet_v2, 224 px": (library("mobilenet_v2"), (16, 16, 3, 224), 32, 32),
 }
 
 

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--amp", choices=tuple(AMP), default="none", help="autocast (default %(default)s)")
     add("--channels-last", action="store_true", help="run in channels_last memory format")
     add("--batch-size", type=int, default=32)
-    add("--images-per-forward", type=int, metavar="N", help="default: 16 on CPUs, 256 elsewhere")
+    add("--images-per-forward", type=int, metavar="N", help="default: what suits the device")
     add("--workers", type=int, default=0, help="processes that read images")
     add("--out", type=Path, default=Path("robustness"), help="folder of report.html, results.csv, a JSON a model")
     add("--fresh", action="store_true", help="begin anew, where an interrupted run left its state in --out")

@@ -60,8 +60,8 @@ def measure(
         channels_last: run in channels_last memory format, on a copy of the model. Default False.
         amp: dtype of autocast, as torch.bfloat16. Default None, no autocast.
         batch_size, workers: of loading a dataset. Defaults 32 and 0.
-        images_per_forward: how many images one forward pass may hold, in whole views. Default: 16 on CPUs, 256
-            elsewhere; a batch that is larger is one view a pass.
+        images_per_forward: most images in one forward pass, whichever views and batches they are of. Default: 256;
+            on CPUs 64, or fewer that hold 2**18 pixels (5 of 224 px), which stay in their caches.
         limit: measure this many images at most: spread evenly over a dataset, the first of an iterable. Default: all.
         seed: of all random numbers. Default 0.
         state: a JSON file that holds what is done after each batch, and from which the same run goes on; each
