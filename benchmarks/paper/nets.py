@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -10,14 +9,11 @@ from torch import Tensor, nn
 
 import aablur
 
-# Variant -> the blur before each subsampling. None: as they were before the paper.
-VARIANTS: dict[str, Callable[[int], nn.Module] | None] = {
-    "baseline": None,
-    "Rect-2": lambda channels: aablur.nn.BlurPool2d(2),
-    "Tri-3": lambda channels: aablur.nn.BlurPool2d(3),
-    "Bin-5": lambda channels: aablur.nn.BlurPool2d(5),
-    "learned": lambda channels: aablur.nn.BlurPool2d(5, learnable=True, channels=channels),
-}
+# Variant -> taps of the blur before each subsampling, and whether they are learned. None: as before the paper.
+Blur = tuple[int, bool] | None
+VARIANTS: dict[str, Blur] = {
+    "baseline": None, "Rect-2": (2, False), "Tri-3": (3, False), "Bin-5": (5, False), "learned": (5, True),
+}  # fmt: skip
 NETS = ("VGG", "ResNet")
 
 
@@ -34,39 +30,45 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _vgg(widths: list[int], blur: Callable[[int], nn.Module] | None) -> list[nn.Module]:
+def _vgg(widths: list[int], blur: Blur) -> list[nn.Module]:
     """Conv, max pool, and again: the pool becomes max at stride 1, then blur."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip([1, *widths], widths, strict=False):
-        layers.append(_conv(inputs, outputs))
-        layers += [nn.MaxPool2d(2)] if blur is None else [_Max(), blur(outputs)]
+        layers += [_conv(inputs, outputs), _pool(blur, outputs)]
     return layers
 
 
-class _Max(nn.Module):
-    """Max of 2 x 2 at stride 1, over a map that keeps its size."""
+def _pool(blur: Blur, channels: int) -> nn.Module:
+    if blur is None:
+        return nn.MaxPool2d(2)
+    taps, learned = blur
+    return aablur.nn.MaxBlurPool2d(2, taps, learnable=learned, channels=channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.max_pool2d(nn.functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2, 1)
+
+def _subsample(blur: Blur, channels: int) -> list[nn.Module]:
+    if blur is None:
+        return []
+    taps, learned = blur
+    return [aablur.nn.BlurPool2d(taps, learnable=learned, channels=channels)]
 
 
-def _resnet(widths: list[int], blur: Callable[[int], nn.Module] | None) -> list[nn.Module]:
+def _resnet(widths: list[int], blur: Blur) -> list[nn.Module]:
     """A strided convolution, then residual blocks of stride 2: each becomes convolution at stride 1, then blur."""
     stem = _conv(1, widths[0], 1 if blur else 2)
     blocks = [_Block(i, o, blur) for i, o in pairwise(widths)]
-    return [stem, *([blur(widths[0])] if blur else []), *blocks]
+    return [stem, *_subsample(blur, widths[0]), *blocks]
 
 
 class _Block(nn.Module):
     """Two convolutions and a 1 x 1 shortcut, of stride 2 (He 2016); the paper's way: blur, then subsample."""
 
-    def __init__(self, inputs: int, outputs: int, blur: Callable[[int], nn.Module] | None) -> None:
+    def __init__(self, inputs: int, outputs: int, blur: Blur) -> None:
         super().__init__()
-        strided = [_conv(inputs, outputs, 2)] if blur is None else [_conv(inputs, outputs), blur(outputs)]
+        strided = [_conv(inputs, outputs, 1 if blur else 2), *_subsample(blur, outputs)]
         last = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.residual = nn.Sequential(*strided, last, nn.BatchNorm2d(outputs))
-        onto = nn.Conv2d(inputs, outputs, 1, 2 if blur is None else 1, bias=False)
-        self.shortcut = nn.Sequential(*([] if blur is None else [blur(inputs)]), onto, nn.BatchNorm2d(outputs))
+        onto = nn.Conv2d(inputs, outputs, 1, 1 if blur else 2, bias=False)
+        self.shortcut = nn.Sequential(*_subsample(blur, inputs), onto, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.residual(x) + self.shortcut(x))
@@ -80,7 +82,7 @@ def blur_of(model: nn.Module) -> list[float]:
     return [
         sum(_gain(getattr(m, f"taps_{axis}").detach()) for axis in range(2)) / 2
         for m in model.modules()
-        if isinstance(m, aablur.nn.BlurPool2d) and m.learnable
+        if isinstance(m, (aablur.nn.BlurPool2d, aablur.nn.MaxBlurPool2d)) and m.learnable
     ]
 
 
