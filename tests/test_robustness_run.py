@@ -220,6 +220,27 @@ def test_amp_and_channels_last_change_little() -> None:
     assert max(abs(a.mean - b.mean) for a, b in curves) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_models_of_any_dtype(dtype: torch.dtype) -> None:
+    """Images are perturbed in float32 or more, and given to the model in its own dtype."""
+    images, labels = pictures(6)
+    seen = set()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(5, dtype=dtype))
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(x.dtype)
+            return x.flatten(2)[:, 0, :5] * self.scale
+
+    found = [robustness.measure(Model(), [(x, labels)], SUITE) for x in (images, images.float(), images.bfloat16())]
+    assert seen == {dtype} and all(r.images == 6 for r in found)
+    if dtype in (torch.float32, torch.float64):
+        assert found[0].value("shift", "consistency") == found[1].value("shift", "consistency")
+
+
 def test_bytes_and_normalisation() -> None:
     """uint8 images are in [0, 1], and are normalised after they are padded: with black."""
     images = torch.randint(0, 256, (4, 2, 12, 12), dtype=torch.uint8)
@@ -381,6 +402,16 @@ def test_a_stream_is_read_once() -> None:
 
     assert robustness.measure(trained(), stream(), SUITE[:2], limit=2).images == 2
     assert taken == [0, 1, 2]
+
+
+def test_progress_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    robustness.measure(trained(), [(IMAGES, LABELS)], SUITE[:2])
+    assert capsys.readouterr() == ("", "")
+    robustness.measure(trained(), TensorDataset(IMAGES, LABELS), SUITE[:2], progress=True)
+    assert "4/4" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rich.progress", None)
+    with pytest.raises(ImportError, match=r"a progress bar needs rich: pip install aablur\[robustness\]"):
+        robustness.measure(trained(), [(IMAGES, LABELS)], SUITE[:2], progress=True)
 
 
 def test_importing_costs_torch_alone() -> None:

@@ -148,14 +148,13 @@ def _run(
             continue
         start = time.perf_counter()
         with classifier.running():
-            counted, views, done.classes = _measure(classifier, batch, chosen, size, seed)
-        done.predicted |= batch.labels is None
-        done.sums = merge([done.sums, counted])
-        done.images += len(batch.images)
+            counted, views, classes = _measure(classifier, batch, chosen, size, seed)
         seen += len(batch.images)
-        done.views += views
-        done.seconds += time.perf_counter() - start
-        done.skipped = dict(source.skipped)
+        vars(done).update(  # at once: an interrupt finds all of a batch in it, or nothing
+            sums=merge([done.sums, counted]), images=done.images + len(batch.images), views=done.views + views,
+            predicted=done.predicted or batch.labels is None, classes=classes, skipped=dict(source.skipped),
+            seconds=done.seconds + time.perf_counter() - start,
+        )  # fmt: skip
         if path:
             digest.update(batch)
             done.digest = digest.hexdigest()
@@ -171,7 +170,8 @@ def _measure(
 ) -> tuple[dict[str, dict[str, Sum]], int, int]:
     """The sums of one batch, the number of views that were run, and the model's of classes."""
     images = labelled.images.to(classifier.device)
-    images = images.to(classifier.dtype) / 255 if images.dtype == torch.uint8 else images.to(classifier.dtype)
+    dtype = torch.promote_types(classifier.dtype, torch.float32)  # what perturbs them need not know halves
+    images = images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
     full = (images.shape[-2], images.shape[-1])
     size = size or _default_size(chosen, full)
     if any(have < want for have, want in zip(full, size, strict=True)):
@@ -232,13 +232,17 @@ def _result(
         settings={key: value for key, value in settings.items() if key not in ("perturbations", "rank")},
         environment={
             "aablur": __version__, "torch": torch.__version__, "python": platform.python_version(),
-            "device": classifier.device.type if classifier.device.type == "cpu"
-            else f"{classifier.device.type} {torch.get_device_module(classifier.device).get_device_name()}",
+            "device": _device_name(classifier.device),
             "channels_last": classifier.memory_format == torch.channels_last, "threads": torch.get_num_threads(),
         },
         views=sum(part.views for part in parts), seconds=max(part.seconds for part in parts),
         classes=max(part.classes for part in parts),
     )  # fmt: skip
+
+
+def _device_name(device: torch.device) -> str:
+    named = getattr(torch.get_device_module(device), "get_device_name", None) if device.type != "cpu" else None
+    return f"{device.type} {named(device)}" if named else device.type
 
 
 def _settings(p: Perturbation) -> dict[str, Any]:
