@@ -25,7 +25,7 @@ from torch import nn
 
 from aablur import cli, robustness
 from aablur.robustness import Result, plot, report
-from aablur.robustness.data import BUNDLED, ImageFolder, digits, mnist5k, photographs
+from aablur.robustness.data import BUNDLED, ImageFolder, WithChannels, digits, mnist5k, photographs
 from aablur.robustness.plots import panels
 
 ROOT, TESTS = Path(__file__).parent.parent, Path(__file__).parent
@@ -244,6 +244,9 @@ def test_bundled_sets() -> None:
     photos = photographs(64)
     assert photos.images.shape == (14, 3, 64, 64) and photos[0][1] is None
     assert all(image.float().std() > 5 for image in photos.images)
+    grey, colour = WithChannels(photos, 1), WithChannels(eights, 3)
+    assert grey[3][0].shape == (1, 64, 64) and colour[3][0].shape == (3, 8, 8) and len(grey) == 14
+    torch.testing.assert_close(grey[4][0].float(), photos.images[4].float().mean(0, keepdim=True), atol=0.5, rtol=0)
     assert set(BUNDLED) == {"digits", "mnist5k", "photographs"}
 
 

@@ -320,6 +320,7 @@ def test_items_that_cannot_be_read_are_counted() -> None:
         ([(IMAGES, LABELS)], {"mean": 0.5, "std": 0.0}, ValueError, "std must be finite and above 0"),
         ([(IMAGES, LABELS)], {"mean": [0.5] * 3, "std": 1.0}, ValueError, "must have 1 or 2 values"),
         ([(IMAGES, LABELS)], {"limit": 0}, ValueError, "limit must be at least 1"),
+        ([(IMAGES, LABELS)], {"amp": "bfloat16"}, TypeError, "amp must be torch.bfloat16, torch.float16 or None"),
         ([(IMAGES, LABELS)], {"seed": 0.5}, TypeError, "seed must be an int"),
         ([], {}, ValueError, "data gave no images: none"),
         (TensorDataset(IMAGES[:0], LABELS[:0]), {}, ValueError, "data gave no images: none"),

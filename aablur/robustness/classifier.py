@@ -35,6 +35,8 @@ class Classifier:
     ) -> None:  # fmt: skip
         if not callable(model):
             raise TypeError(f"measure: model must be a module or a function, got {type(model).__name__}")
+        if amp not in (None, torch.bfloat16, torch.float16):
+            raise TypeError(f"measure: amp must be torch.bfloat16, torch.float16 or None, got {amp!r}")
         tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
         here = tensors[0].device if tensors else torch.device("cpu")
         self.device = here if device is None else torch.device(device)
@@ -90,10 +92,15 @@ class Classifier:
             found.append(_seen(logits, labels[whose].to(self.device)))
             done += len(logits)
         top1, true, wrong = (torch.cat(parts).view(-1, images).T.cpu() for parts in zip(*found, strict=True))
+        true, wrong = true.double(), wrong.double()
         if true.isnan().any():
             which = true.isnan().any(1).nonzero()[:, 0].tolist()
             raise ValueError(f"measure: the model gave NaN for images {which} of a batch")
         return Outcomes(top1, true, wrong, labels, classes)
+
+    def answers(self, images: Tensor) -> Tensor:
+        """(batch,): the top-1 of each image."""
+        return torch.cat([self.logits(some).argmax(1).cpu() for some in self._portions([images])])
 
     def _portions(self, views: Iterable[Tensor]) -> Iterator[Tensor]:
         """The images of all views in order, as many at once as one forward pass may hold."""
@@ -142,7 +149,7 @@ class Classifier:
 
 def _seen(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Top-1, probability of the label, and largest probability of another class."""
-    probability = logits.softmax(1).double()
+    probability = logits.softmax(1)
     index = labels[:, None]
     others = probability.scatter(1, index, -1.0)
     return logits.argmax(1), probability.gather(1, index)[:, 0], others.amax(1)

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ..models.loading import MEAN, STD, input_size, load_model
 from .batches import Source
-from .data import BUNDLED, ImageFolder
+from .data import BUNDLED, ImageFolder, WithChannels
 from .extras import require
 from .internal import layers
 from .report import report
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         results = []
         for spec, name in zip(specs, names, strict=True):
-            results.append(_one(args, spec, name))
+            results.append(_one(args, spec, name, rank))
             if rank == 0:
                 _write(args.out, results)
             if not results[-1].complete:
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
         return 0 if all(r.complete for r in results) else 130
 
 
-def _one(args: argparse.Namespace, spec: str, name: str) -> Result:
+def _one(args: argparse.Namespace, spec: str, name: str, rank: int) -> Result:
     """Measures one model. Its state lies beside the results until it is complete."""
     named, _, checkpoint = spec.partition("@")
     model = load_model(named, checkpoint or None, args.pretrained)
     data, size, range_, padding = _data(args, model)
     mean, std = _normalisation(args, named, model)
     state = args.out / f"{name}.state.json"
-    mine = state_path(state, *((dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)))
+    mine = state_path(state, rank, dist.get_world_size() if dist.is_initialized() else 1)
     if args.fresh:
         mine.unlink(missing_ok=True)
     result = measure(
@@ -92,7 +92,7 @@ def _one(args: argparse.Namespace, spec: str, name: str) -> Result:
         batch_size=args.batch_size, images_per_forward=args.images_per_forward, workers=args.workers,
         limit=args.limit, seed=args.seed, state=state,
     )  # fmt: skip
-    if args.layers and result.images:
+    if args.layers and result.images and rank == 0:
         result = replace(result, layers=_layers(args.device, model, data, size, mean, std))
     if result.complete:
         mine.unlink(missing_ok=True)
@@ -122,25 +122,7 @@ def _data(args: argparse.Namespace, model: nn.Module) -> tuple[Any, int, int, st
     else:
         data = bundled.load()
         size = min(size, bundled.size - context)
-    return (_Channels(data, args.channels) if args.channels else data), size, range_, padding
-
-
-class _Channels(torch.utils.data.Dataset):
-    """A data set whose images have this many channels."""
-
-    def __init__(self, data: Any, channels: int) -> None:
-        self.data, self.channels = data, channels
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
-        image, label = self.data[i]
-        if image.shape[0] == self.channels:
-            return image, label
-        if self.channels == 3:
-            return image.expand(3, -1, -1), label
-        return image.float().mean(0, keepdim=True).round().byte(), label
+    return (WithChannels(data, args.channels) if args.channels else data), size, range_, padding
 
 
 def _normalisation(args: argparse.Namespace, spec: str, model: nn.Module) -> tuple[Any, Any]:

@@ -84,6 +84,24 @@ class Pictures(Dataset):
         return self.images[i], None if self.labels is None else int(self.labels[i])
 
 
+class WithChannels(Dataset):
+    """A set whose images have this many channels: grey is repeated, colour averaged."""
+
+    def __init__(self, data: Any, channels: int) -> None:
+        self.data, self.channels = data, channels
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int | None]:
+        image, label = self.data[i]
+        if image.shape[0] == self.channels:
+            return image, label
+        if self.channels == 3:
+            return image.expand(3, -1, -1), label
+        return image.float().mean(0, keepdim=True).round().byte(), label
+
+
 def digits() -> Pictures:
     """1,797 handwritten digits of 8 x 8, one channel, from scikit-learn."""
     found = require("sklearn.datasets", "the set 'digits'").load_digits()

@@ -179,9 +179,7 @@ def _measure(
     batch = Batch(images, labelled.index, size, seed)
     for p in chosen:
         p.check(full, size)
-    labels = labelled.labels
-    if labels is None:
-        labels = classifier.logits(batch.centre()).argmax(1).cpu()
+    labels = classifier.answers(batch.centre()) if labelled.labels is None else labelled.labels
     sums: dict[str, dict[str, Sum]] = {}
     views = classes = 0
     for p in chosen:
