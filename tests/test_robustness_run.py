@@ -371,6 +371,14 @@ def test_bad_perturbations(make: Any, error: type[Exception], message: str) -> N
         make()
 
 
+def test_names_tell_perturbations_apart() -> None:
+    both = [robustness.ShiftPairs(range=4), robustness.ShiftPairs(range=2, name="shift 2")]
+    result = robustness.measure(trained(), [(IMAGES, LABELS)], both)
+    assert list(result.measurements) == ["shift", "shift 2"]
+    assert [m.settings["range"] for m in result.measurements.values()] == [4, 2]
+    assert [robustness.ShiftPairs(padding=p).name for p in ("circular", "zeros")] == ["circular shift", "shift (zeros)"]
+
+
 def test_bad_suites() -> None:
     for suite in ([], [robustness.Clean(), robustness.Clean()]):
         with pytest.raises(ValueError, match="perturbations must be one or more, of different names"):

@@ -72,18 +72,18 @@ class ShiftPairs(_Shifts):
         range: pixels, at least 1. Default 32.
         padding: "crop", "zeros", "reflect", "replicate" or "circular". Default "crop".
         passes: pairs an image. Default 5.
+        name: in the result. Default: "shift", "circular shift", or "shift (zeros)" and the like.
     """
 
     passes: int = 5
+    name: str = ""
     statistics: tuple[Statistic, ...] = (Statistic.CONSISTENCY, Statistic.CONSISTENCY_BY_PASS, Statistic.ACCURACY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("ShiftPairs", "passes", self.passes, 1)
-
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return {"crop": "shift", "circular": "circular shift"}.get(self.padding, f"shift ({self.padding})")
+        named = {"crop": "shift", "circular": "circular shift"}.get(self.padding, f"shift ({self.padding})")
+        object.__setattr__(self, "name", self.name or named)
 
     @property
     def labels(self) -> list[str]:

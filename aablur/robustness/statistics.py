@@ -72,7 +72,6 @@ class Statistic(Enum):
     CONSISTENCY = "consistency"
     CONSISTENCY_BY_PASS = "consistency by pass"
     CONSISTENCY_ALL_PAIRS = "consistency of all pairs"
-    CONSISTENCY_WITH_FIRST = "consistency with the first view"
     VARIATION = "variation"
     SPREAD = "spread"
     WORST_CASE = "worst case accuracy"
@@ -101,7 +100,6 @@ _FUNCTIONS: dict[Statistic, Callable[[Outcomes], Counted]] = {
     Statistic.CONSISTENCY: lambda o: _share(o.agree),
     Statistic.CONSISTENCY_BY_PASS: lambda o: _each(o.agree),
     Statistic.CONSISTENCY_ALL_PAIRS: _all_pairs,
-    Statistic.CONSISTENCY_WITH_FIRST: lambda o: _share(o.top1 == o.top1[:, :1]),
     Statistic.VARIATION: lambda o: _probability(o.true.diff(dim=1).abs().mean(1)),
     Statistic.SPREAD: lambda o: _probability((o.true - o.true.mean(1, keepdim=True)).square().mean(1).sqrt()),
     Statistic.WORST_CASE: lambda o: _each(o.right.all(1)),
@@ -118,7 +116,6 @@ _MEANINGS = {
     Statistic.CONSISTENCY: "share of random pairs of views with the same top-1",
     Statistic.CONSISTENCY_BY_PASS: "the same, for each pass over the data",
     Statistic.CONSISTENCY_ALL_PAIRS: "share of all ordered pairs of views with the same top-1",
-    Statistic.CONSISTENCY_WITH_FIRST: "share of views with the top-1 of the first",
     Statistic.VARIATION: "mean change of the label's probability from one view to the next",
     Statistic.SPREAD: "standard deviation of the label's probability over views",
     Statistic.WORST_CASE: "share of images that are right under every view",
