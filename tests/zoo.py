@@ -37,6 +37,21 @@ class Functional(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def warm(model: nn.Module, size: int) -> nn.Module:
+    """Gives batch norms the statistics of maps that random weights make, so that none is degenerate."""
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # the mean of all batches
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(8, 3, size, size))
+    for m, momentum in norms.items():
+        m.momentum = momentum
+    return model.eval()
+
+
 @dataclass(frozen=True)
 class Entry:
     """A network: ``sites`` are (module path, kind, stride) by hand from its source, in the order of running."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .blurs import Blur, Dense, blur_at, blur_for_average, same_start
@@ -235,8 +236,14 @@ class Planner(Places):
             return None  # a fixed padding, which its stride does not move
         dilation = per_axis(node.argument(5, "dilation", 1), rank)
         same = tuple(zip(site.kernel, dilation, share, strict=True))
-        for axis, (n, rule) in enumerate(zip(size, same, strict=True)):
-            full = full.movedim(axis - rank, -1)[..., same_start(*rule, size=n) :: rule[2]].movedim(-1, axis - rank)
-        if full.shape != strided.shape or not full.allclose(strided, rtol=1e-3, atol=1e-4):
-            raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")
-        return same
+        starts = [same_start(*rule, size=n) for n, rule in zip(size, same, strict=True)]
+        for found, start in ((None, [0] * rank), (same, starts)):
+            kept = full
+            for axis, (first, step) in enumerate(zip(start, share, strict=True)):
+                kept = kept.narrow(axis - rank, first, kept.shape[axis - rank] - first)
+                kept = kept.index_select(
+                    axis - rank, torch.arange(0, kept.shape[axis - rank], step, device=full.device)
+                )
+            if kept.shape == strided.shape and kept.allclose(strided, rtol=1e-3, atol=1e-4):
+                return found
+        raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")

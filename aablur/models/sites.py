@@ -55,11 +55,12 @@ class Site:
     aliasing: float | None = None
     equivariance: float | None = None
     node: Node = field(default=None, repr=False)  # type: ignore - the first of `nodes`
+    last: Node = field(default=None, repr=False)  # type: ignore
 
     @property
-    def end(self) -> int:
+    def end(self) -> Node:
         """The node that puts out what it sampled; of slices, the first."""
-        return self.nodes[0] if self.starts else self.nodes[-1]
+        return self.node if self.starts else self.last
 
     @property
     def filtered(self) -> bool:
@@ -308,6 +309,7 @@ def find_sites(tape: Tape) -> list[Site]:
             kernel=tuple(found.get("kernel", ())),
             starts=found.get("starts", ()),
             node=node,
+            last=last,
             gives_a_map=len(last.shape) == len(shape)
             and all(last.shape[a] == n for a, n in zip(axes, out, strict=True)),
         )
