@@ -10,11 +10,14 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
+from .models import antialias, audit, repairs, restore
 from .ops import backend
 from .version import __version__
 
 __all__ = [
     "__version__",
+    "antialias",
+    "audit",
     "backend",
     "blur_pool1d",
     "blur_pool2d",
@@ -24,4 +27,6 @@ __all__ = [
     "max_blur_pool2d",
     "max_blur_pool3d",
     "nn",
+    "repairs",
+    "restore",
 ]

@@ -83,8 +83,7 @@ class Report:
                     sizes = [plain[i].shape[k] for k in axes]
                     if len(axes) == 2 and max(sizes) > 1 and site.gives_a_map:
                         part = [d * n / x.shape[k] for d, n, k in zip((down, right), sizes, (-2, -1), strict=True)]
-                        expected = aliasing.fourier_shift(plain[i], part, axes)
-                        found[i, a, b] = aliasing.distance(moved[i], expected, axes)
+                        found[i, a, b] = aliasing.distance(moved[i], plain[i], part, axes)
         return found
 
     def _outputs(self, x: Tensor, rest: Sequence[Any], circular: bool) -> list[Tensor]:
