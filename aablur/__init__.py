@@ -10,7 +10,7 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
-from .models import antialias, audit, repairs, restore
+from .models import antialias, audit, load_antialiased, repairs, restore
 from .ops import backend
 from .version import __version__
 
@@ -23,6 +23,7 @@ __all__ = [
     "blur_pool2d",
     "blur_pool3d",
     "info",
+    "load_antialiased",
     "max_blur_pool1d",
     "max_blur_pool2d",
     "max_blur_pool3d",

@@ -2,5 +2,6 @@
 
 from .antialias import antialias, repairs, restore
 from .audit import audit
+from .weights import load_antialiased
 
-__all__ = ["antialias", "audit", "repairs", "restore"]
+__all__ = ["antialias", "audit", "load_antialiased", "repairs", "restore"]
