@@ -10,7 +10,7 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
-from .models import antialias, audit, load_antialiased, repairs, restore
+from .models import antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
 from .ops import backend
 from .version import __version__
 
@@ -22,6 +22,7 @@ __all__ = [
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "fold",
     "info",
     "load_antialiased",
     "max_blur_pool1d",
@@ -30,4 +31,5 @@ __all__ = [
     "nn",
     "repairs",
     "restore",
+    "sensitivity",
 ]
