@@ -243,6 +243,17 @@ def test_functional_forwards_are_rewritten() -> None:
 FUNCTIONS = {
     "max": (lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: blur(F.max_pool2d(x, 3, 1, 1))),
     "average": (lambda x: F.avg_pool2d(x, kernel_size=2), blur),
+    "by keywords": (lambda x: F.avg_pool2d(input=x, kernel_size=2), blur),
+    "adaptive by keywords": (
+        lambda x: F.adaptive_avg_pool2d(input=x, output_size=4), lambda x: F.adaptive_avg_pool2d(blur(x, 1), 4)
+    ),
+    "convolution by keywords": (
+        lambda x: F.relu(F.conv2d(input=x, weight=KERNEL, stride=2, padding=1)),
+        lambda x: blur(F.relu(F.conv2d(x, KERNEL, stride=1, padding=1))),
+    ),
+    "unfold of two axes": (
+        lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2), lambda x: blur(x, 1).unfold(2, 2, 2).unfold(3, 2, 2)
+    ),
     "slice": (lambda x: x[:, :, ::2, ::2], blur),
     "slice of one axis": (lambda x: x[..., ::2], lambda x: blur_axis(x)),
     "slice with a start": (lambda x: x[..., 1::2, 1::2], lambda x: blur(x, 1)[..., 1::2, 1::2]),

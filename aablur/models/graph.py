@@ -53,6 +53,10 @@ def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
         module._modules.update(hidden)
 
 
+def _first_argument(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs["input"]
+
+
 def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
     nodes = {node.name: node for node in graph.nodes}
     for e in edits:
@@ -66,15 +70,18 @@ def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
                 blur = graph.call_module(e.blur, (node,))
             node.replace_all_uses_with(blur, delete_user_cb=lambda user, blur=blur: user is not blur)
         elif e.action == "before":
-            source = node.args[0]
+            source = _first_argument(node)
             made = next((n for n in graph.nodes if n.op == "call_module" and n.target == e.blur), None)
             if made is None:
                 with graph.inserting_before(node):
                     made = graph.call_module(e.blur, (source,))
-            node.args = (made, *node.args[1:])
+            if node.args:
+                node.args = (made, *node.args[1:])
+            else:
+                node.kwargs = {**node.kwargs, "input": made}
         else:
             with graph.inserting_before(node):
-                blur = graph.call_module(e.blur, (node.args[0] if node.args else node.kwargs["input"],))
+                blur = graph.call_module(e.blur, (_first_argument(node),))
             node.replace_all_uses_with(blur)
             graph.erase_node(node)
 

@@ -116,7 +116,9 @@ class Recorder(TorchFunctionMode):
         self._orders: dict[int, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:  # so that the map is always the first argument
+            args = (kwargs.pop("input"),)
         index = len(self.tape.nodes)
         refs_args, refs_kwargs = tree_map_only(Tensor, self._ref, (tuple(args), kwargs))
         name = getattr(func, "__name__", str(func))
