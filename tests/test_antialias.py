@@ -311,6 +311,63 @@ def test_shared_modules() -> None:
     assert [r.name for r in repairs(model)] == ["pool", "b", "pool#2"]
 
 
+class Siamese(nn.Module):
+    """One backbone for two pictures: every module runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.other, self.blur_0 = ZOO[2].build(), Functional(), nn.Identity()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = self.backbone(x), self.backbone(y)
+        return self.blur_0(x - y)
+
+
+def test_siamese_networks() -> None:
+    model = Siamese().eval()
+    x, y = torch.randn(2, 1, 3, 64, 64)
+    alone = antialias(copy.deepcopy(model.backbone), x)
+    antialias(model, (x, y))
+    assert all(r.done for r in repairs(model)) and len(repairs(model)) == 16
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, y), alone(x) - alone(y))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Functional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.net(x.flip(-1))
+
+
+def test_rewritten_forwards_that_run_twice() -> None:
+    model, x = Twice().eval(), torch.randn(1, 3, 32, 32)
+    alone = antialias(copy.deepcopy(model.net), x)
+    antialias(model, x)
+    assert all(r.done for r in repairs(model)) and len(repairs(model)) == 8
+    torch.testing.assert_close(out(model, x), out(alone, x) + out(alone, x.flip(-1)))
+
+
+class Different(Functional):
+    """A pool that is there in training alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = F.relu(x)
+        return F.max_pool2d(F.relu(x), 2) if not self.training else x[..., ::2, ::2]
+
+
+@pytest.mark.filterwarnings("ignore:antialias. .* is left as it was")
+def test_forwards_that_differ_in_training_are_left() -> None:
+    model, x = Different().eval(), torch.randn(1, 3, 32, 32)
+    before = out(model, x)
+    antialias(model, x)
+    assert [(r.done, "in training" in r.how) for r in repairs(model)] == [(False, True)]
+    assert torch.equal(out(model, x), before)
+
+
 # ---- untraceable forwards ------------------------------------------------------------------------------
 
 

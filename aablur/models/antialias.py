@@ -122,7 +122,11 @@ def antialias(
     before = _run(model, args)
     compare = example_input is not None if verify is None else verify
     compare = compare and all(asked[p.site.name].window is None for p in plans)
-    apply([change for plan in plans for change in plan.changes])
+    try:
+        apply([change for plan in plans for change in plan.changes])
+    except Exception:
+        restore(model)
+        raise
     model.__dict__["_aablur_repairs"] = [
         Repair(p.site.name, p.site.kind, bool(p.changes), p.how, tuple(dict.fromkeys(c.path for c in p.changes)))
         for p in plans

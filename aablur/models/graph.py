@@ -41,7 +41,6 @@ class _Children(fx.Tracer):
 def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
     """The graph of a module's own forward, in one mode."""
     class_now, flag = module.__class__, module.training
-    hidden = {name: module._modules.pop(name) for name in list(module._modules) if name.startswith("blur_")}
     module.__class__ = own
     module.training = training
     try:
@@ -50,7 +49,6 @@ def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
         raise Untraceable(f"{own.__name__}.forward cannot be traced: {str(error).splitlines()[0]}") from error
     finally:
         module.__class__, module.training = class_now, flag
-        module._modules.update(hidden)
 
 
 def _first_argument(node: fx.Node) -> Any:
