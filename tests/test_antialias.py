@@ -311,6 +311,58 @@ def test_shared_modules() -> None:
     assert [r.name for r in repairs(model)] == ["pool", "b", "pool#2"]
 
 
+class Positions(nn.Module):
+    """A table of positions is added to the patches, as vision transformers do it: no blur may come after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table, self.head = (
+            nn.Conv2d(3, 4, 4, 2, 1),
+            nn.Parameter(torch.randn(1, 4, 8, 8)),
+            nn.Conv2d(4, 2, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x) + self.table)
+
+
+def test_tables_of_positions() -> None:
+    model, x = Positions(), torch.randn(1, 3, 16, 16)
+    expected = out(model.head, blur(F.conv2d(x, model.conv.weight, model.conv.bias, 1, 1)) + model.table)
+    torch.testing.assert_close(out(antialias(model, x), x), expected)
+
+
+@pytest.mark.parametrize("size", [15, 16, 17, 18])
+def test_pools_of_ceil_mode_at_strength_zero(size: int) -> None:
+    x = torch.randn(2, 3, size, size + 1)
+    for pool in (nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(5, (2, 3), (1, 0), ceil_mode=True)):
+        model = antialias(nn.Sequential(copy.deepcopy(pool)), torch.randn(1, 3, 16, 16), strength=0.0)
+        assert torch.equal(out(model, x), out(pool, x))
+
+
+class Adds(nn.Module):
+    """In place, and with one ReLU for all: fx writes another sum than the forward has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.relu = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.a(x))
+        z = self.b(y) * 2 + y.mean()
+        z += y
+        return self.relu(z)
+
+
+def test_sums_in_place() -> None:
+    model, x = Adds(), torch.randn(1, 3, 16, 16)
+    y = blur(F.relu(F.conv2d(x, model.a.weight, model.a.bias, 1, 1)))
+    expected = F.relu(out(model.b, y) * 2 + y.mean() + y)
+    antialias(model, x)
+    assert "after the activation" in repairs(model)[0].how and "(" not in repairs(model)[0].how
+    torch.testing.assert_close(out(model, x), expected.detach())
+
+
 class Siamese(nn.Module):
     """One backbone for two pictures: every module runs twice."""
 

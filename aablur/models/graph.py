@@ -126,7 +126,7 @@ class Event:
     @property
     def name(self) -> tuple[str, Any]:
         if isinstance(self.what, Node):
-            return self.what.op, self.what.shape
+            return self.what.op.rstrip("_"), self.what.shape  # fx writes x += y as x + y
         return "call", id(self.what.module)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,15 +174,17 @@ class Places:
             users = [self.tape.nodes[i] for i in at.users]
             if len(users) == 2 and (gated := self._gate(at, users)) is not None:
                 return [*chain, gated]
-            if len(users) != 1 or users[0].op not in ACTIVATIONS | BETWEEN or len(users[0].inputs) != 1:
+            if len(users) != 1 or users[0].op not in ACTIVATIONS | BETWEEN or not self._pointwise(users[0]):
                 break
             at = users[0]
             chain.append(at)
-        return (
-            chain
-            if at.op in ACTIVATIONS
-            else chain[: 1 + max(i for i, n in enumerate(chain) if i == 0 or n.op in BETWEEN)]
-        )
+        return chain
+
+    def _pointwise(self, node: Node) -> bool:
+        """Whether a node works on one map alone, at every pixel alike: it adds no map, and no table of positions."""
+        refs = [r for r in node.args if isinstance(r, Ref)]
+        pixels = [math.prod(r.shape[2:]) for r in refs if r.node is None]
+        return len(node.inputs) == 1 and (node.op in ACTIVATIONS or all(n == 1 for n in pixels))
 
     def _gate(self, at: Node, users: list[Node]) -> Node | None:
         """x * sigmoid(x) and its like, written out: the product."""

@@ -92,12 +92,19 @@ class Planner(Places):
         sizes = node.args[0].shape[-rank:]
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
-        pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
-        more = [o - -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
-        extra = [s - 1 if m > 0 else 0 for s, m in zip(stride, more, strict=True)]
+        starts, extra = [0] * rank, [0] * rank
+        if node.argument(5, "ceil_mode", False) and settings.window is None:
+            # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
+            # holds them; where the window is too small for that, the blur's padding stands for them.
+            wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
+            starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
+            pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
+            short = [o > -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
+            extra = [s - 1 if m and not w else 0 for s, m, w in zip(stride, short, wider, strict=True)]
+            padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
         taps = [settings.taps if s > 1 else 1 for s in stride]
         window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, extra=extra, window=window, **settings.options(site))
+        blur = blur_at(taps, stride, starts=starts, extra=extra, window=window, **settings.options(site))
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 
