@@ -10,18 +10,26 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
+from .models import antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
 from .ops import backend
 from .version import __version__
 
 __all__ = [
     "__version__",
+    "antialias",
+    "audit",
     "backend",
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "fold",
     "info",
+    "load_antialiased",
     "max_blur_pool1d",
     "max_blur_pool2d",
     "max_blur_pool3d",
     "nn",
+    "repairs",
+    "restore",
+    "sensitivity",
 ]

@@ -73,6 +73,8 @@ KINDS = {
         (2, 2), (16, 16),
     ),
     "unfold": (lambda x: F.unfold(x, 3, stride=2), (2, 2), (16, 16)),
+    "unfold of an axis": (lambda x: x.unfold(3, 4, 4), (4,), (16,)),
+    "max_pool by keywords": (lambda x: F.max_pool2d(input=x, kernel_size=2), (2, 2), (16, 16)),
     "interpolate": (lambda x: F.interpolate(x, scale_factor=0.5), (2.0, 2.0), (16, 16)),
     "interpolate size": (lambda x: F.interpolate(x, (20, 10), mode="bilinear"), (1.6,), (16,)),
 }  # fmt: skip

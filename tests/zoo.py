@@ -23,7 +23,7 @@ class Functional(nn.Module):
         self.conv2 = nn.Conv2d(8, 12, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(12)
         self.conv3 = nn.Conv2d(12, 16, 3, padding=1)
-        self.head = nn.Linear(16, 5)
+        self.last, self.head = nn.Identity(), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.traceable and x.sum() > 1e9:  # a branch on data, which no tracer follows
@@ -33,8 +33,25 @@ class Functional(nn.Module):
         x = F.relu(self.norm(self.conv2(x)))
         x = F.dropout(x, 0.5, self.training)
         x = self.conv3(x).relu()[..., ::2, ::2]
-        x = F.avg_pool2d(x, 2, ceil_mode=True)
+        x = self.last(F.avg_pool2d(x, 2, ceil_mode=True))
         return self.head(x.mean((2, 3)))
+
+
+def warm(model: nn.Module, size: int) -> nn.Module:
+    """Gives batch norms the statistics of maps that random weights make, so that none is degenerate."""
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    if not norms:
+        return model.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # the mean of all batches
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randn(8, 3, size, size))
+    for m, momentum in norms.items():
+        m.momentum = momentum
+    return model.eval()
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,13 @@ class Entry:
     sites: tuple[tuple[str, str, int], ...]
     size: int = 64
     options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def features(self) -> str:
+        """The module that puts out the last map."""
+        own = {"convnextv2": "stages", "swin_tiny_": "layers", "lite0": "blocks", "regnet": "s4", "functional": "last"}
+        family = next((last for part, last in own.items() if part in self.name), None)
+        return family or ("layer4" if "resne" in self.name else "features")
 
     def build(self, size: int | None = None) -> nn.Module:
         library, name = self.name.split(":")

@@ -2,5 +2,8 @@
 
 from .antialias import antialias, repairs, restore
 from .audit import audit
+from .fold import fold
+from .sensitivity import sensitivity
+from .weights import load_antialiased
 
-__all__ = ["antialias", "audit", "repairs", "restore"]
+__all__ = ["antialias", "audit", "fold", "load_antialiased", "repairs", "restore", "sensitivity"]

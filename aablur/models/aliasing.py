@@ -69,12 +69,12 @@ def fourier_shift(x: Tensor, shift: Sequence[float], axes: Sequence[int]) -> Ten
     return x
 
 
-def distance(moved: Tensor, expected: Tensor, axes: Sequence[int]) -> float:
-    """|moved - expected|^2 over the energy of ``expected`` about each channel's mean; 0 for equal maps."""
-    expected = expected if expected.dtype == torch.float64 else expected.float()
-    energy = float((expected - expected.mean(tuple(axes), keepdim=True)).square().sum(dtype=torch.float64))
-    error = float((moved.to(expected.dtype) - expected).square().sum(dtype=torch.float64))
-    return error / energy if energy > 0 else 0.0 if error == 0 else math.inf
+def distance(moved: Tensor, plain: Tensor, shift: Sequence[float], axes: Sequence[int]) -> float:
+    """|moved - plain shifted by ``shift``|^2 over the energy of ``plain`` about each channel's mean."""
+    plain = plain if plain.dtype == torch.float64 else plain.float()
+    energy = float((plain - plain.mean(tuple(axes), keepdim=True)).square().sum(dtype=torch.float64))
+    error = (moved.to(plain.dtype) - fourier_shift(plain, shift, axes)).square().sum(dtype=torch.float64)
+    return float(error) / energy if energy > 0 else 0.0
 
 
 def equivariance_error(
@@ -85,7 +85,7 @@ def equivariance_error(
 
     1. A = layer(x shifted by ``shift`` pixels, circularly).
     2. B = layer(x), shifted by ``shift`` times its share of the size of x, between pixels by Fourier phase.
-    3. |A - B|^2 / |B - mean of B|^2, the mean of each channel.
+    3. |A - B|^2 over the energy of layer(x) about each channel's mean.
 
     Args:
         layer: a map to a map; strides are read off the sizes.
@@ -101,7 +101,7 @@ def equivariance_error(
     with torch.no_grad():
         moved, plain = layer(x.roll(shifts, tuple(axes))), layer(x)
     scale = [d * plain.shape[o] / x.shape[a] for d, a, o in zip(shifts, axes, out_axes, strict=True)]
-    return distance(moved, fourier_shift(plain, scale, out_axes), out_axes)
+    return distance(moved, plain, scale, out_axes)
 
 
 def _sampled(x: Tensor, stride: Sequence[int], axes: Sequence[int]) -> Tensor:
@@ -138,8 +138,7 @@ def measure(site: Site, torus: Torus, func: Any, args: Any, kwargs: Any, shift: 
         full = full.narrow(a, 0, full.shape[a] // s * s)
     site.aliasing = energy_above(full, stride, axes)
     moved = _sampled(full.roll([shift] * len(axes), axes), steps, axes)
-    expected = fourier_shift(_sampled(full, steps, axes), [shift / s for s in steps], axes)
-    site.equivariance = distance(moved, expected, axes)
+    site.equivariance = distance(moved, _sampled(full, steps, axes), [shift / s for s in steps], axes)
 
 
 def _first(out: Any) -> Tensor:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from .places import Plan, apply
 from .plan import Planner, Settings
 from .sites import Site, find_sites
 from .tape import record, undisturbed
+
+if TYPE_CHECKING:
+    from .sensitivity import Sensitivity
 
 WHERE = ("after_activation", "before")
 POOLS = ("max_pool", "avg_pool", "lp_pool", "adaptive_pool")
@@ -42,6 +45,8 @@ def antialias(
     per_channel: bool = False,
     constraints: Sequence[str] = (),
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    sensitivity: Sensitivity | None = None,
+    budget: float | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     verify: bool | None = None,
 ) -> nn.Module:
@@ -79,6 +84,9 @@ def antialias(
         overrides: options of single sites by name or pattern, over those above: any of taps, padding_mode, strength,
             where, exact, learnable, per_channel, constraints; and stride (the blur's share of a convolution's stride,
             which keeps the rest) and window (of a max pool, in place of its own).
+        sensitivity: what `aablur.sensitivity` found about this model.
+        budget: with ``sensitivity``: how much of its score may be lost. Blurs the sites that
+            ``sensitivity.within(budget)`` chooses, in place of ``layers``.
         optimizer: whose parameters are the model's. They stay what they are; learnt taps are added, without decay.
         verify: compare the model at strength 0 with what it was. Default: if ``example_input`` is given.
 
@@ -100,6 +108,10 @@ def antialias(
         (constraints,) if isinstance(constraints, str) else tuple(constraints),
     )  # fmt: skip
     _check(general, "antialias")
+    if (sensitivity is None) != (budget is None):
+        raise ValueError("antialias: sensitivity and budget must be given together: the scan, and what may be lost")
+    if sensitivity is not None and budget is not None:
+        layers = sensitivity.within(budget)
     args = example_for(model, example_input, "antialias")
     tape = record(model, args)
     sites = [s for s in find_sites(tape) if s.filter != "blur"]
@@ -110,7 +122,11 @@ def antialias(
     before = _run(model, args)
     compare = example_input is not None if verify is None else verify
     compare = compare and all(asked[p.site.name].window is None for p in plans)
-    apply([change for plan in plans for change in plan.changes])
+    try:
+        apply([change for plan in plans for change in plan.changes])
+    except Exception:
+        restore(model)
+        raise
     model.__dict__["_aablur_repairs"] = [
         Repair(p.site.name, p.site.kind, bool(p.changes), p.how, tuple(dict.fromkeys(c.path for c in p.changes)))
         for p in plans

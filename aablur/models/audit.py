@@ -15,7 +15,7 @@ from . import aliasing
 from .circular import Torus
 from .example import example_for
 from .sites import Site, find_sites
-from .tape import as_args, record
+from .tape import Node, as_args, record
 
 FIELDS = (
     "name", "kind", "source", "stride", "map_size", "out_size", "channels", "filter", "aliasing", "equivariance",
@@ -83,15 +83,14 @@ class Report:
                     sizes = [plain[i].shape[k] for k in axes]
                     if len(axes) == 2 and max(sizes) > 1 and site.gives_a_map:
                         part = [d * n / x.shape[k] for d, n, k in zip((down, right), sizes, (-2, -1), strict=True)]
-                        expected = aliasing.fourier_shift(plain[i], part, axes)
-                        found[i, a, b] = aliasing.distance(moved[i], expected, axes)
+                        found[i, a, b] = aliasing.distance(moved[i], plain[i], part, axes)
         return found
 
     def _outputs(self, x: Tensor, rest: Sequence[Any], circular: bool) -> list[Tensor]:
-        kept: dict[int, Tensor] = {}
+        kept: dict[Node, Tensor] = {}
         torus = Torus()
 
-        def keep(node: int) -> Any:
+        def keep(node: Node) -> Any:
             def run(func: Any, args: Any, kwargs: Any) -> Any:
                 out = torus(func, args, kwargs) if circular else func(*args, **kwargs)
                 kept[node] = (out[0] if isinstance(out, tuple) else out).clone()
@@ -152,7 +151,7 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
 
             return run
 
-        record(model, args, {site.nodes[0]: watch(site) for site in sites}, _noting_pads(torus), stop=True)
+        record(model, args, {site.node: watch(site) for site in sites}, _noting_pads(torus), stop=True)
     return Report(model, as_args(args), sites)
 
 

@@ -108,7 +108,7 @@ def blur_for_average(
     taps = [max(k, own) for k, own in zip(taps, kernel, strict=True)]
     pads, box = [], []
     for k, own, s, p, c in zip(taps, kernel, stride, padding, ceil, strict=True):
-        before = p + -(-(k - own) // 2)
+        before = p + (k - 1) // 2 - (own - 1) // 2
         pads.append((before, 2 * p + k - own - before + (s - 1 if c else 0)))
         box.append((before - p, own))
     return Blur(tuple(taps), tuple(stride), tuple(pads), box=tuple(box), **options)

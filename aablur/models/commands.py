@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from ..geometry import PADDING_MODES
+from .antialias import WHERE, antialias, repairs
 from .audit import Report, audit
 from .loading import input_size, load_model, load_picture
+from .show import text_table
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,4 +64,45 @@ class Audit:
     def run(args: argparse.Namespace) -> int:
         model, x = model_and_input(args)
         show_report(audit(model, x, shift=args.shift), args)
+        return 0
+
+
+class Antialias:
+    """Repair a model, and audit it before and after."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add_model_arguments(parser)
+        add_report_arguments(parser)
+        parser.add_argument("--taps", type=int, default=3, help="size of the filters (default 3)")
+        parser.add_argument("--layers", nargs="+", default=["all"], help="all, pool, or names and patterns of sites")
+        parser.add_argument("--strength", type=float, default=1.0, help="from 0 (as it was) to 1 (default)")
+        parser.add_argument("--where", choices=WHERE, default=WHERE[0])
+        parser.add_argument("--exact", action="store_true", help="patches by the layer at every pixel, then blur pool")
+        parser.add_argument("--padding-mode", choices=PADDING_MODES, default="reflect")
+        parser.add_argument("--output", metavar="FILE", help="the repaired model as a torch.export program (.pt2)")
+
+    @staticmethod
+    def run(args: argparse.Namespace) -> int:
+        model, x = model_and_input(args)
+        before = audit(model, x)
+        layers = args.layers[0] if args.layers in (["all"], ["pool"]) else args.layers
+        antialias(
+            model, before.example_input, taps=args.taps, layers=layers, strength=args.strength, where=args.where,
+            exact=args.exact, padding_mode=args.padding_mode,
+        )  # fmt: skip
+        after = audit(model, before.example_input)
+        done = [{"name": r.name, "kind": r.kind, "done": r.done, "how": r.how} for r in repairs(model)]
+        text = json.dumps({"before": before.rows(), "repairs": done, "after": after.rows()}, indent=1)
+        if args.json == "-":
+            print(text)
+        else:
+            rows = [[r["name"], r["kind"], "yes" if r["done"] else "no", r["how"]] for r in done]
+            print(before, text_table(("where", "what", "repaired", "how"), rows, "Repairs"), after, sep="\n")
+        if args.json not in (None, "-"):
+            Path(args.json).write_text(text + "\n")
+        if args.plot is not None:
+            after.plot(args.plot)
+        if args.output is not None:
+            torch.export.save(torch.export.export(model, before.example_input), args.output)
         return 0

@@ -41,7 +41,6 @@ class _Children(fx.Tracer):
 def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
     """The graph of a module's own forward, in one mode."""
     class_now, flag = module.__class__, module.training
-    hidden = {name: module._modules.pop(name) for name in list(module._modules) if name.startswith("blur_")}
     module.__class__ = own
     module.training = training
     try:
@@ -50,7 +49,10 @@ def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
         raise Untraceable(f"{own.__name__}.forward cannot be traced: {str(error).splitlines()[0]}") from error
     finally:
         module.__class__, module.training = class_now, flag
-        module._modules.update(hidden)
+
+
+def _first_argument(node: fx.Node) -> Any:
+    return node.args[0] if node.args else node.kwargs["input"]
 
 
 def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
@@ -66,15 +68,18 @@ def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
                 blur = graph.call_module(e.blur, (node,))
             node.replace_all_uses_with(blur, delete_user_cb=lambda user, blur=blur: user is not blur)
         elif e.action == "before":
-            source = node.args[0]
+            source = _first_argument(node)
             made = next((n for n in graph.nodes if n.op == "call_module" and n.target == e.blur), None)
             if made is None:
                 with graph.inserting_before(node):
                     made = graph.call_module(e.blur, (source,))
-            node.args = (made, *node.args[1:])
+            if node.args:
+                node.args = (made, *node.args[1:])
+            else:
+                node.kwargs = {**node.kwargs, "input": made}
         else:
             with graph.inserting_before(node):
-                blur = graph.call_module(e.blur, (node.args[0] if node.args else node.kwargs["input"],))
+                blur = graph.call_module(e.blur, (_first_argument(node),))
             node.replace_all_uses_with(blur)
             graph.erase_node(node)
 
@@ -121,7 +126,7 @@ class Event:
     @property
     def name(self) -> tuple[str, Any]:
         if isinstance(self.what, Node):
-            return self.what.op, self.what.shape
+            return self.what.op.rstrip("_"), self.what.shape  # fx writes x += y as x + y
         return "call", id(self.what.module)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from . import surgery
 from .blurs import Blur, Dense
-from .graph import Edit, Event, Untraceable, map_events
+from .graph import Edit, Event, Untraceable, compile_edits, events_of, map_events
 from .sites import Site
 from .tape import Call, Node, Ref, Tape, record
 
@@ -61,7 +63,7 @@ class Places:
         self._calls: dict[int, list[Call]] = {}
         for call in tape.calls:
             self._calls.setdefault(id(call.module), []).append(call)
-        self._edited: dict[int, int] = {}
+        self._edited: dict[int, dict[tuple[str, ...], str]] = {}  # names of blurs, by the operations that they serve
         self._taken: dict[tuple[int, str], nn.Module] = {}
 
     def _channels_last(self, site: Site) -> bool:
@@ -77,8 +79,10 @@ class Places:
             ref = made.args[0]
         return ref.node
 
-    def _once(self, call: Call) -> bool:
-        return len(self._calls[id(call.module)]) == 1
+    def _in_step(self, call: Call, site: Site) -> bool:
+        """Whether a module runs once, or once for each run of the site's module, in the same order (siamese nets)."""
+        calls, own = self._calls[id(call.module)], self._calls.get(id(site.node.call.module), [])
+        return len(calls) == 1 or (len(calls) == len(own) and call.order == site.node.call.order)
 
     def _free(self, call: Call, part: str, site: Site) -> bool:
         """Whether no other site's plan has taken this part of a module; takes it."""
@@ -114,7 +118,7 @@ class Places:
             source is not None
             and call.inputs[:1] == (source,)
             and self._takes_only_here(call, source, site.nodes)
-            and (self._once(call) or self._same_at_every_call(call))
+            and (self._in_step(call, site) or self._same_at_every_call(call))
             and self._free(call, "blur_before", site)
         )
         if module_level:
@@ -141,7 +145,7 @@ class Places:
         """The blur in the place of a whole module, or of a function in a forward."""
         call, node = site.node.call, site.node
         whole = call.nodes == [node.index] and call.result == node.index and call.inputs[:1] == (node.args[0].node,)
-        if whole and (self._once(call) or self._same_at_every_call(call)):
+        if whole and (self._in_step(call, site) or self._same_at_every_call(call)):
             plan.changes.append(Change(call.module, call.path, "blur_instead", blur))
             return
         self._edit(call, [node], "instead", blur, plan)
@@ -170,15 +174,17 @@ class Places:
             users = [self.tape.nodes[i] for i in at.users]
             if len(users) == 2 and (gated := self._gate(at, users)) is not None:
                 return [*chain, gated]
-            if len(users) != 1 or users[0].op not in ACTIVATIONS | BETWEEN or len(users[0].inputs) != 1:
+            if len(users) != 1 or users[0].op not in ACTIVATIONS | BETWEEN or not self._pointwise(users[0]):
                 break
             at = users[0]
             chain.append(at)
-        return (
-            chain
-            if at.op in ACTIVATIONS
-            else chain[: 1 + max(i for i, n in enumerate(chain) if i == 0 or n.op in BETWEEN)]
-        )
+        return chain
+
+    def _pointwise(self, node: Node) -> bool:
+        """Whether a node works on one map alone, at every pixel alike: it adds no map, and no table of positions."""
+        refs = [r for r in node.args if isinstance(r, Ref)]
+        pixels = [math.prod(r.shape[2:]) for r in refs if r.node is None]
+        return len(node.inputs) == 1 and (node.op in ACTIVATIONS or all(n == 1 for n in pixels))
 
     def _gate(self, at: Node, users: list[Node]) -> Node | None:
         """x * sigmoid(x) and its like, written out: the product."""
@@ -193,12 +199,14 @@ class Places:
         call: Call | None = node.call
         outer = call
         while call is not None and call.result == node.index:
-            if self._once(call) and self._free(call, "blur_after", plan.site):
+            if self._in_step(call, plan.site) and self._free(call, "blur_after", plan.site):
                 plan.changes.append(Change(call.module, call.path, "blur_after", blur))
                 return
             outer, call = call.parent, call.parent
         takers = [self.tape.nodes[i] for i in node.users]
-        if takers and all(self._takes_whole(t, node) and self._free(t.call, "blur_before", plan.site) for t in takers):
+        if takers and all(
+            self._takes_whole(t, node, plan.site) and self._free(t.call, "blur_before", plan.site) for t in takers
+        ):
             for taker in takers:
                 plan.changes.append(Change(taker.call.module, taker.call.path, "blur_before", blur))
             return
@@ -206,11 +214,11 @@ class Places:
         inner = next((c for c in self.tape.calls if c.parent is outer and c.result == node.index), None)
         self._edit(outer, [inner if node.call is not outer and inner is not None else node], "after", blur, plan)
 
-    def _takes_whole(self, taker: Node, node: Node) -> bool:
+    def _takes_whole(self, taker: Node, node: Node, site: Site) -> bool:
         call = taker.call
         return (
             call.inputs[:1] == (node.index,)
-            and self._once(call)
+            and self._in_step(call, site)
             and self._takes_only_here(call, node.index, [taker.index])
         )
 
@@ -232,7 +240,7 @@ class Places:
         return kept[0]
 
     def _event(self, call: Call, what: Node | Call) -> Event:
-        """Where, in the traced forward of a module, something happens."""
+        """Where, in the traced forward of a module, something happens: the first call stands for all."""
         known = self._events.get(id(call.module))
         if known is None:
             try:
@@ -242,16 +250,21 @@ class Places:
             self._events[id(call.module)] = known
         if isinstance(known, Untraceable):
             raise known
-        event = next((e for e in known if e.what is what), None)
-        if event is None or not event.fx_node:
+        at = next(i for i, e in enumerate(events_of(call, self.tape)) if e.what is what)
+        event = known[at] if at < len(known) else None
+        if event is None or not event.fx_node or event.name[0] != Event(what).name[0]:
             raise Untraceable(f"{type(call.module).__name__}.forward does it where no graph reaches")
         return event
 
     def _edit(self, call: Call, whats: Sequence[Node | Call], action: str, blur: Blur, plan: Plan) -> None:
         events = [self._event(call, what) for what in whats]
-        name = f"blur_{self._edited.get(id(call.module), 0)}"
-        self._edited[id(call.module)] = self._edited.get(id(call.module), 0) + 1
+        known = self._edited.setdefault(id(call.module), {})
+        key = tuple(e.fx_node for e in events)
+        name = known.setdefault(
+            key, next(n for i in itertools.count() if not hasattr(call.module, n := f"blur_{i + len(known)}"))
+        )
         edits = tuple(Edit(e.fx_node, action, name, e.target) for e in events)
+        compile_edits(call.module, type(call.module), edits)  # in training too, or it raises
         plan.changes.append(Change(call.module, call.path, "edit", blur, edits=edits))
 
 
@@ -272,7 +285,7 @@ def apply(changes: Sequence[Change]) -> None:
             surgery.put_dense(change.module, change.dense)
         elif change.part == "edit":
             _, mine, blurs = edits.setdefault(id(change.module), (change.module, [], {}))
-            mine += change.edits
+            mine += [e for e in change.edits if e not in mine]
             if change.blur is not None:
                 blurs[change.edits[0].blur] = change.blur
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .blurs import Blur, Dense, blur_at, blur_for_average, same_start
@@ -91,12 +92,19 @@ class Planner(Places):
         sizes = node.args[0].shape[-rank:]
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
-        pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
-        more = [o - -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
-        extra = [s - 1 if m > 0 else 0 for s, m in zip(stride, more, strict=True)]
+        starts, extra = [0] * rank, [0] * rank
+        if node.argument(5, "ceil_mode", False) and settings.window is None:
+            # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
+            # holds them; where the window is too small for that, the blur's padding stands for them.
+            wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
+            starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
+            pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
+            short = [o > -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
+            extra = [s - 1 if m and not w else 0 for s, m, w in zip(stride, short, wider, strict=True)]
+            padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
         taps = [settings.taps if s > 1 else 1 for s in stride]
         window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, extra=extra, window=window, **settings.options(site))
+        blur = blur_at(taps, stride, starts=starts, extra=extra, window=window, **settings.options(site))
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 
@@ -235,8 +243,14 @@ class Planner(Places):
             return None  # a fixed padding, which its stride does not move
         dilation = per_axis(node.argument(5, "dilation", 1), rank)
         same = tuple(zip(site.kernel, dilation, share, strict=True))
-        for axis, (n, rule) in enumerate(zip(size, same, strict=True)):
-            full = full.movedim(axis - rank, -1)[..., same_start(*rule, size=n) :: rule[2]].movedim(-1, axis - rank)
-        if full.shape != strided.shape or not full.allclose(strided, rtol=1e-3, atol=1e-4):
-            raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")
-        return same
+        starts = [same_start(*rule, size=n) for n, rule in zip(size, same, strict=True)]
+        for found, start in ((None, [0] * rank), (same, starts)):
+            kept = full
+            for axis, (first, step) in enumerate(zip(start, share, strict=True)):
+                kept = kept.narrow(axis - rank, first, kept.shape[axis - rank] - first)
+                kept = kept.index_select(
+                    axis - rank, torch.arange(0, kept.shape[axis - rank], step, device=full.device)
+                )
+            if kept.shape == strided.shape and kept.allclose(strided, rtol=1e-3, atol=1e-4):
+                return found
+        raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")

@@ -35,17 +35,6 @@ def summary(report: Report) -> str:
     )
 
 
-def table(headings: tuple[str, ...], rows: list[list[str]], title: str) -> Any:
-    """A rich table of plain cells."""
-    rich_table = require("rich.table", "models").Table
-    made = rich_table(title=title, title_justify="left")
-    for heading in headings:
-        made.add_column(heading, overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
 def require(module: str, extra: str) -> Any:
     """Imports a module of an extra; where it is missing, says which extra has it."""
     import importlib
@@ -57,19 +46,28 @@ def require(module: str, extra: str) -> Any:
         raise ImportError(f"{package} is needed here: pip install aablur[{extra}]") from error
 
 
-def as_text(report: Report, width: int = 160) -> str:
-    """The table as text; columns by hand where rich is not installed."""
-    rows = cells(report)
+def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, width: int = 160) -> str:
+    """A table as text, by rich; columns of plain text where rich is not installed."""
     try:
         from rich.console import Console
+        from rich.table import Table
     except ImportError:
-        lines = [list(HEADINGS), *rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(HEADINGS))]
+        lines = [list(headings), *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
         body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([summary(report), *body])
+        return "\n".join([title, *body])
+    made = Table(title=title, title_justify="left")
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
     console = Console(file=io.StringIO(), width=width)
-    console.print(table(HEADINGS, rows, summary(report)))
-    return console.file.getvalue().rstrip()  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(made)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore
+
+
+def as_text(report: Report) -> str:
+    return text_table(HEADINGS, cells(report), summary(report))
 
 
 def plot(report: Report, path: str | Path, heatmaps: bool) -> None:

@@ -55,11 +55,12 @@ class Site:
     aliasing: float | None = None
     equivariance: float | None = None
     node: Node = field(default=None, repr=False)  # type: ignore - the first of `nodes`
+    last: Node = field(default=None, repr=False)  # type: ignore
 
     @property
-    def end(self) -> int:
+    def end(self) -> Node:
         """The node that puts out what it sampled; of slices, the first."""
-        return self.nodes[0] if self.starts else self.nodes[-1]
+        return self.node if self.starts else self.last
 
     @property
     def filtered(self) -> bool:
@@ -176,7 +177,13 @@ def _pixel_unshuffle(node: Node, tape: Tape) -> dict[str, Any] | None:
     return {"kind": "space_to_depth", "stride": (r, r), "kernel": (r, r)}
 
 
-def _unfold_image(node: Node, tape: Tape) -> dict[str, Any] | None:
+def _unfold(node: Node, tape: Tape) -> dict[str, Any] | None:
+    if len(node.args) == 4:  # Tensor.unfold(dimension, size, step): one axis
+        axis, size, step = node.args[1:]
+        axis = axis - len(node.args[0].shape) if axis >= 0 else axis
+        if axis <= 1 - len(node.args[0].shape):
+            return None  # pictures or channels
+        return {"kind": "unfold", "stride": (step,), "kernel": (size,), "axes": (axis,)}
     stride = per_axis(node.argument(4, "stride", 1), 2)
     return {"kind": "unfold", "stride": stride, "kernel": per_axis(node.argument(1, "kernel_size"), 2)}
 
@@ -237,7 +244,7 @@ _READERS: dict[str, Callable[[Node, Tape], dict[str, Any] | None]] = {
     "max_blur_pool.default": _blur,
     "max_blur_pool_codes.default": _blur,
     "pixel_unshuffle": _pixel_unshuffle,
-    "unfold": _unfold_image,
+    "unfold": _unfold,
     "interpolate": _interpolate,
     "__getitem__": _getitem,
     **dict.fromkeys(("reshape", "view", "unflatten"), _reshape),
@@ -253,8 +260,6 @@ def _read(node: Node, tape: Tape) -> dict[str, Any] | None:
     reader = _READERS.get(node.op)
     if reader is None or not node.args or not isinstance(node.args[0], Ref):
         return None
-    if node.op == "unfold" and len(node.args) == 4 and len(node.args[0].shape) != 4:
-        return None  # Tensor.unfold, of one axis
     return reader(node, tape)
 
 
@@ -308,6 +313,7 @@ def find_sites(tape: Tape) -> list[Site]:
             kernel=tuple(found.get("kernel", ())),
             starts=found.get("starts", ()),
             node=node,
+            last=last,
             gives_a_map=len(last.shape) == len(shape)
             and all(last.shape[a] == n for a, n in zip(axes, out, strict=True)),
         )

@@ -93,20 +93,22 @@ class Recorder(TorchFunctionMode):
 
     Args:
         model: whose modules give the paths.
-        observers: by node index: called in place of the function, with (func, args, kwargs); returns its result.
+        observers: by node of an earlier tape: called in place of its function, with (func, args, kwargs); returns
+            the result.
         evaluate: how every other function is run: func(*args, **kwargs) by default.
         stop: whether to end the run by `_Enough` after the last observed node.
     """
 
     def __init__(
-        self, model: nn.Module, observers: Mapping[int, Observer] | None = None, evaluate: Observer | None = None,
+        self, model: nn.Module, observers: Mapping[Node, Observer] | None = None, evaluate: Observer | None = None,
         stop: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.tape = Tape([], [])
         self._paths = {id(m): name for name, m in model.named_modules(remove_duplicate=True)}
-        self._observers, self._evaluate = observers or {}, evaluate
-        self._last = max(self._observers, default=-1) if stop else None
+        self._observers = {(node.index, node.op): observer for node, observer in (observers or {}).items()}
+        self._evaluate = evaluate
+        self._last = max((index for index, _ in self._observers), default=-1) if stop else None
         self._maker: dict[int, int] = {}  # id of a tensor -> the node that made it, last
         self._alive: list[Tensor] = []  # ids stay taken
         self._stack = [Call(model, "", None, 0)]
@@ -114,11 +116,16 @@ class Recorder(TorchFunctionMode):
         self._orders: dict[int, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:  # so that the map is always the first argument
+            args = (kwargs.pop("input"),)
         index = len(self.tape.nodes)
         refs_args, refs_kwargs = tree_map_only(Tensor, self._ref, (tuple(args), kwargs))
-        if index in self._observers:
-            out = self._observers[index](func, args, kwargs)
+        name = getattr(func, "__name__", str(func))
+        if name in ("__get__", "__set__"):
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+        if (observer := self._observers.get((index, name))) is not None:
+            out = observer(func, args, kwargs)
         elif self._evaluate is not None:
             out = self._evaluate(func, args, kwargs)
         else:
@@ -126,9 +133,6 @@ class Recorder(TorchFunctionMode):
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         if not made or not tree_leaves((refs_args, refs_kwargs), is_leaf=_is_ref):
             return out
-        name = getattr(func, "__name__", str(func))
-        if name in ("__get__", "__set__"):
-            name = getattr(getattr(func, "__self__", None), "__name__", name)
         self._add(name, refs_args, refs_kwargs, made, self._stack[-1], _source())
         self._facts(self.tape.nodes[-1], args, kwargs)
         if self._last is not None and index >= self._last:
@@ -223,7 +227,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def record(
-    model: nn.Module, example_input: Any, observers: Mapping[int, Observer] | None = None,
+    model: nn.Module, example_input: Any, observers: Mapping[Node, Observer] | None = None,
     evaluate: Observer | None = None, stop: bool = False,
 ) -> Tape:  # fmt: skip
     """The tape of ``model(*example_input)``, in eval mode; the arguments are those of `Recorder`."""
