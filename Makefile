@@ -10,7 +10,7 @@ export AABLUR_CUDA_ARCHS ?= 90
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
 
-.PHONY: bench test lint codegen gpu variants clean
+.PHONY: bench test lint paper codegen gpu variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
@@ -42,6 +42,10 @@ gpu:
 	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py \
 	-k "cuda and tile and 16x21x18 and k3 and bf16" -p no:cacheprovider || exit 1; done; fi
 	$(PYTHON) -m benchmarks.gpu $(BENCH)
+
+# The paper's claims on small real data: docs/paper.md and its figures, from nothing, in some 20 minutes on two cores.
+paper: aablur/libaablur.so
+	$(BIN)/python -m benchmarks.paper $(PAPER)
 
 codegen: $(VENV)/done
 	$(BIN)/python -m benchmarks.codegen

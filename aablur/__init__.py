@@ -11,13 +11,15 @@ from .functional import (
     max_blur_pool3d,
 )
 from .inductor import compile_passes
-from .models.accelerate import accelerate
+from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
 from .ops import backend, decompositions
 from .version import __version__
 
 __all__ = [
     "__version__",
     "accelerate",
+    "antialias",
+    "audit",
     "backend",
     "blur_pool1d",
     "blur_pool2d",
@@ -25,9 +27,14 @@ __all__ = [
     "compat",
     "compile_passes",
     "decompositions",
+    "fold",
     "info",
+    "load_antialiased",
     "max_blur_pool1d",
     "max_blur_pool2d",
     "max_blur_pool3d",
     "nn",
+    "repairs",
+    "restore",
+    "sensitivity",
 ]

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import has_torch_function_unary
 
 from . import functional
 from .geometry import Geometry, binomial
 
 _LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
+
+
+class _Symmetric(nn.Module):
+    """The nearest filter that reads the same from both ends."""
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return (taps + taps.flip(-1)) / 2
+
+    def right_inverse(self, taps: Tensor) -> Tensor:
+        return taps
+
+
+class _SumToOne(nn.Module):
+    """The nearest filter whose taps sum to one: what is missing is spread over them evenly."""
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return taps + (1 - taps.sum(-1, keepdim=True)) / taps.shape[-1]
+
+    def right_inverse(self, taps: Tensor) -> Tensor:
+        return taps
+
+
+_CONSTRAINTS: dict[str, type[nn.Module]] = {"sum_to_one": _SumToOne, "symmetric": _Symmetric}
+
+
+def _constraints(op: str, names: Any, learnable: bool) -> list[type[nn.Module]]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(n not in _CONSTRAINTS for n in names):
+        raise ValueError(f"{op}: constraints must be a sequence of {', '.join(_CONSTRAINTS)}, got {names!r}")
+    if names and not learnable:
+        raise ValueError(f"{op}: constraints {tuple(names)} are for learnable taps, got learnable=False")
+    return [rule for name, rule in _CONSTRAINTS.items() if name in names]
 
 
 class _BlurPool(nn.Module):
@@ -22,7 +55,7 @@ class _BlurPool(nn.Module):
     def __init__(
         self, taps: Any, stride: Any, padding: Any, padding_mode: str, learnable: bool, channels: int | None,
         window: tuple[Any, Any, Any] | None = None, recompute: bool = False,
-        device: Any = None, dtype: torch.dtype | None = None,
+        device: Any = None, dtype: torch.dtype | None = None, constraints: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         op = type(self).__name__
@@ -32,6 +65,7 @@ class _BlurPool(nn.Module):
             raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
         if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
             raise ValueError(f"{op}: channels must be a positive int or None, got {channels!r}")
+        rules = _constraints(op, constraints, learnable)
         self.stride, self.padding, self.padding_mode = stride, padding, padding_mode
         self.learnable, self.channels, self.recompute = learnable, channels, recompute
         self._window = window
@@ -45,6 +79,8 @@ class _BlurPool(nn.Module):
         if not self._constant:
             for i, part in enumerate(parts):
                 self._hold(i, part, device, dtype)
+                for rule in rules:
+                    parametrize.register_parametrization(self, f"taps_{i}", rule())
 
     def _size_of(self, op: str, i: int, part: Any) -> int:
         if not isinstance(part, Tensor):
@@ -84,18 +120,21 @@ class _BlurPool(nn.Module):
         self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
 
     def forward(self, x: Tensor) -> Tensor:
-        op, taps = self._geometry.op, self.taps
-        if not self._constant:
-            taps = tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
         handed_over = has_torch_function_unary(x)  # to a proxy of torch.fx, a subclass, a mode
         if isinstance(x, Tensor) or not handed_over:
-            functional.check_map(op, self.rank, x)
+            functional.check_map(self._geometry.op, self.rank, x)
         if handed_over:
-            arguments = (taps, self.stride, self.padding, self.padding_mode, self._window, self.recompute)
+            arguments = (self._taps(), self.stride, self.padding, self.padding_mode, self._window, self.recompute)
             name = f"{'blur' if self._window is None else 'max_blur'}_pool{self.rank}d"
             return functional.blur_pool(name, self.rank, x, *arguments)
-        packed = None if self._constant else functional.pack_taps(op, self.rank, taps, x)[0]
-        return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
+        return functional.run(x, self.packed_taps(x), self._geometry, self._window is not None, self.recompute)
+
+    def _taps(self) -> tuple[Any, ...]:
+        return self.taps if self._constant else tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
+
+    def packed_taps(self, x: Tensor) -> Tensor | None:
+        """The taps as `aablur.functional.run` takes them for the map x; None for binomial ones."""
+        return None if self._constant else functional.pack_taps(self._geometry.op, self.rank, self._taps(), x)[0]
 
     def extra_repr(self) -> str:
         shown = [] if self._window is None else [f"window={self._window[0]}"]
@@ -112,20 +151,24 @@ class _BlurPool(nn.Module):
 class _Blur(_BlurPool):
     def __init__(
         self, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+        learnable: bool = False, *, channels: int | None = None, constraints: Sequence[str] = (),
+        device: Any = None, dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(taps, stride, padding, padding_mode, learnable, channels, device=device, dtype=dtype)
+        super().__init__(
+            taps, stride, padding, padding_mode, learnable, channels, None, False, device, dtype, constraints
+        )
 
 
 class _MaxBlur(_BlurPool):
     def __init__(
         self, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
         learnable: bool = False, *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
-        channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+        channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         prologue = (window, window_padding, window_dilation)
         super().__init__(
-            taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device=device, dtype=dtype
+            taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device, dtype, constraints
         )
 
 
@@ -147,6 +190,8 @@ class BlurPool2d(_Blur):
             which start from ``taps``. Default False.
         channels: with learnable or tensor taps, one filter a channel: (channels, k). Default None: all channels
             share one.
+        constraints: what learnable taps keep to, as torch parametrizations: "sum_to_one", so that a constant map
+            stays as it is, "symmetric", so that nothing moves, or both. Default (): free taps.
         device, dtype: of the taps that are held as tensors. Binomial taps that are not learnable are held as
             numbers: such a module has no state, and serves any device and dtype.
 
@@ -178,7 +223,7 @@ class MaxBlurPool2d(_MaxBlur):
 
     Args:
         window, window_padding, window_dilation, recompute: as for `aablur.max_blur_pool2d`.
-        taps, stride, padding, padding_mode, learnable, channels, device, dtype: as for `BlurPool2d`.
+        taps, stride, padding, padding_mode, learnable, channels, constraints, device, dtype: as for `BlurPool2d`.
 
     Shape: (..., channels, height, width) -> (..., channels, out height, out width), as `aablur.max_blur_pool2d`.
 
