@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from .record import commit, cpu_model
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "audit.md"
 SIZE, WARM_SIZE = 224, 128
+TRAINED = "efficientnet-lite0, trained on ImageNet"
+WHOLE = (32, 32)  # a multiple of the stride of every network in all
 ONE_PIXEL = ((0, 1), (1, 0), (1, 1))
 STEPS, BATCH = 5, 8
 
@@ -64,7 +66,7 @@ class Result:
 
 HEADINGS = (
     "network", "places (by hand)", "repaired", "shapes kept", "GFLOPs", "more", "error before", "after",
-    "at the stride",
+    "32 pixels",
 )  # fmt: skip
 
 
@@ -109,30 +111,31 @@ def axes_of(out: Tensor) -> tuple[int, int]:
     return (-2, -1) if out.shape[-1] == out.shape[-2] else (-3, -2)
 
 
-def one_pixel_error(model: nn.Module, path: str, x: Tensor) -> float:
+def errors(model: nn.Module, path: str, x: Tensor, shifts: Sequence[tuple[int, int]]) -> list[float]:
+    """The equivariance error of the map that a module puts out, for each shift of the picture."""
     run = features(model, path)
     plain = run(x)
-    axes, errors = axes_of(plain), []
-    for shift in ONE_PIXEL:
+    axes, found = axes_of(plain), []
+    for shift in shifts:
         share = [d * plain.shape[a] / SIZE for d, a in zip(shift, axes, strict=True)]
-        errors.append(distance(run(x.roll(shift, (-2, -1))), plain, share, axes))
-    return statistics.mean(errors)
+        found.append(distance(run(x.roll(shift, (-2, -1))), plain, share, axes))
+    return found
 
 
 def measure(name: str, model: nn.Module, path: str, by_hand: int, x: Tensor) -> Result:
     with torch.no_grad():
         shapes = model(x).shape, features(model, path)(x).shape
     places = len(aablur.audit(model, x, measure=False).sites)
-    cost, error = flops(model, x), one_pixel_error(model, path, x)
+    cost, before = flops(model, x), errors(model, path, x, ONE_PIXEL)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "antialias: this model may be trained")
         aablur.antialias(model, x)
     with torch.no_grad():
         kept = shapes == (model(x).shape, features(model, path)(x).shape)
-    after = aablur.audit(model, x, shift=4)  # a multiple of every stride
+    *after, at_stride = errors(model, path, x, (*ONE_PIXEL, WHOLE))
     return Result(
-        name, places, by_hand, sum(r.done for r in aablur.repairs(model)), kept, cost, flops(model, x) - cost, error,
-        one_pixel_error(model, path, x), max(s.equivariance or 0.0 for s in after.sites),
+        name, places, by_hand, sum(r.done for r in aablur.repairs(model)), kept, cost, flops(model, x) - cost,
+        statistics.mean(before), statistics.mean(after), at_stride,
     )  # fmt: skip
 
 
@@ -151,7 +154,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], str, int]]:
         return lambda: zoo.warm(entry.build(SIZE), WARM_SIZE)
 
     found = {e.name: (fresh(e), e.features, len(e.sites)) for e in zoo.ZOO}
-    return found | {"efficientnet-lite0, trained on ImageNet": (trained, "_blocks.15", 5)}
+    return found | {TRAINED: (trained, "_blocks.15", 5)}
 
 
 # ---- a training step -----------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def step_seconds(model: nn.Module, x: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def training_step() -> str:
+def training_step(at: str) -> str:
     """ResNet-50 as it is, repaired, and as antialiased_cnns has it: the same network, unfused."""
     import antialiased_cnns
     import torchvision
@@ -202,11 +205,14 @@ def training_step() -> str:
     for name, model in models.items():
         least, median = min(times[name]), statistics.median(times[name])
         lines.append(f"| {name} | {median:.2f} ({least:.2f}) | {saved_bytes(model, x) / 1e6:.0f} |")
-    return "\n".join(lines) + f"\n\n{BATCH} pictures of {SIZE} x {SIZE}, contiguous, {where()}.\n"
+    machine = f"{cpu_model()}, {torch.get_num_threads()} threads"
+    return "\n".join(lines) + f"\n\n{BATCH} pictures of {SIZE} x {SIZE}, contiguous, {machine}, {at}.\n"
 
 
-def where() -> str:
-    return f"{cpu_model()}, {torch.get_num_threads()} threads, torch {torch.__version__}, commit {commit()}"
+def picture() -> None:
+    """docs/audit.png: the audit of the trained network on a photograph."""
+    build, _, _ = networks()[TRAINED]
+    aablur.audit(build(), (crops(1, SIZE) - 0.45) / 0.25).plot(PAGE.with_suffix(".png"))
 
 
 def write(marker: str, text: str) -> None:
@@ -218,6 +224,7 @@ def write(marker: str, text: str) -> None:
 
 def main(*names: str) -> None:
     torch.manual_seed(0)
+    at = f"torch {torch.__version__}, commit {commit()}"  # before the page is written
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     x = (crops(1, SIZE) - 0.45) / 0.25
     for name, (build, path, by_hand) in networks().items():
@@ -228,10 +235,9 @@ def main(*names: str) -> None:
         print(lines[-1], flush=True)
     if names:
         return
-    write(
-        "repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, torch {torch.__version__}, commit {commit()}.\n"
-    )
-    step = training_step()
+    write("repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, {at}.\n")
+    picture()
+    step = training_step(at)
     print(step)
     write("step", step)
 

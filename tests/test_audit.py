@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from composer.algorithms.blurpool import BlurConv2d, BlurMaxPool2d
 from torch import Tensor, nn
-from zoo import ZOO, Entry, Functional
+from zoo import ZOO, Entry, Functional, Run
 
 import aablur
 from aablur.models import aliasing
@@ -26,17 +26,6 @@ from aablur.models.circular import wrap
 from aablur.models.sites import Site
 
 assert peers
-
-
-class Run(nn.Module):
-    """A function as a model."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def sites(function: Any, *shape: int, measure: bool = False) -> list[Site]:

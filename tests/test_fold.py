@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain import out
 from torch import Tensor, nn
 from zoo import ZOO, warm
 
@@ -13,11 +14,6 @@ import aablur
 from aablur.models import antialias, fold
 
 pytestmark = pytest.mark.filterwarnings("ignore:antialias. this model may be trained")
-
-
-def out(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
 
 
 def blurs(model: nn.Module) -> int:

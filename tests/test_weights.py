@@ -10,18 +10,14 @@ import pytest
 import timm
 import torch
 import torchvision
-from torch import Tensor, nn
+from plain import out
+from torch import nn
 from zoo import warm
 
 from aablur.models import load_antialiased, restore
 from aablur.models.loading import load_model
 
 assert peers
-
-
-def out(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(x)
 
 
 def theirs(name: str, **options: Any) -> nn.Module:

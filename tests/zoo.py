@@ -37,6 +37,32 @@ class Functional(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Shared(nn.Module):
+    """One pool and one ReLU, used over and over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(i, 4, 3, s, 1) for i, s in ((3, 1), (4, 2), (4, 1)))
+        self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu(self.a(x)))
+        x = self.relu(self.b(x))
+        y = self.c(x) + x
+        return self.pool(y)
+
+
+class Run(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
 def warm(model: nn.Module, size: int) -> nn.Module:
     """Gives batch norms the statistics of maps that random weights make, so that none is degenerate."""
     norms = {m: m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from . import surgery
@@ -85,7 +86,9 @@ class Places:
         return len(calls) == 1 or (len(calls) == len(own) and call.order == site.node.call.order)
 
     def _free(self, call: Call, part: str, site: Site) -> bool:
-        """Whether no other site's plan has taken this part of a module; takes it."""
+        """Whether a module can be changed, and no other site's plan has taken this part of it; takes it."""
+        if isinstance(call.module, torch.jit.ScriptModule):
+            return False
         return self._taken.setdefault((id(call.module), part), site.node.call.module) is site.node.call.module
 
     def _same_at_every_call(self, call: Call) -> bool:

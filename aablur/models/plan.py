@@ -220,37 +220,41 @@ class Planner(Places):
     def _same(self, site: Site, share: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
         """For a convolution that pads by the size of its map: (kernel, dilation, stride) an axis; None for others.
 
-        Found by trial: what it gives at stride 1 holds what it gave, from the pixel where TensorFlow's rule puts it.
+        Found by trial, on the map and on one that is a pixel smaller: what the module gives at stride 1 holds what it
+        gave, from its first pixel, or from that where TensorFlow's rule puts it.
         """
-        node, call = site.node, site.node.call
+        node, call, rank = site.node, site.node.call, len(site.stride)
         has_stride = isinstance(getattr(call.module, "stride", None), (tuple, list, int))
         if self._source(node) == node.args[0].node or not has_stride:
             return None
-        args, kwargs = self._arguments(call)
-        module: Any = call.module
+        (x, *rest), kwargs = self._arguments(call)
+        smaller = x[(..., *[slice(0, -1) if n > 1 else slice(None) for n in x.shape[-rank:]])]
+        answers = [self._at_strides(call.module, (y, *rest), kwargs, share) for y in (x, smaller)]
+        if answers[0][1].shape[-rank:] != x.shape[-rank:]:
+            return None  # a fixed padding, which its stride does not move
+        dilation = per_axis(node.argument(5, "dilation", 1), rank)
+        same = tuple(zip(site.kernel, dilation, share, strict=True))
+        for rule in (None, same):
+            if all(self._holds(strided, full, share, rule) for strided, full in answers):
+                return rule
+        raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")
+
+    def _at_strides(self, module: Any, args: Any, kwargs: Any, share: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """What a convolution gives at a stride, and at stride 1."""
         own = module.stride
-        rank = len(site.stride)
         try:
             with undisturbed(module):
                 module.stride = share
                 strided = module(*args, **kwargs)
-                module.stride = (1,) * rank
-                full = module(*args, **kwargs)
+                module.stride = (1,) * len(share)
+                return strided, module(*args, **kwargs)
         finally:
             module.stride = own
-        size = args[0].shape[-rank:]
-        if full.shape[-rank:] != size:
-            return None  # a fixed padding, which its stride does not move
-        dilation = per_axis(node.argument(5, "dilation", 1), rank)
-        same = tuple(zip(site.kernel, dilation, share, strict=True))
-        starts = [same_start(*rule, size=n) for n, rule in zip(size, same, strict=True)]
-        for found, start in ((None, [0] * rank), (same, starts)):
-            kept = full
-            for axis, (first, step) in enumerate(zip(start, share, strict=True)):
-                kept = kept.narrow(axis - rank, first, kept.shape[axis - rank] - first)
-                kept = kept.index_select(
-                    axis - rank, torch.arange(0, kept.shape[axis - rank], step, device=full.device)
-                )
-            if kept.shape == strided.shape and kept.allclose(strided, rtol=1e-3, atol=1e-4):
-                return found
-        raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")
+
+    def _holds(self, strided: Tensor, full: Tensor, share: tuple[int, ...], rule: Any) -> bool:
+        """Whether one map is every ``share``-th pixel of another, from the first or from where a rule puts it."""
+        for i, step in enumerate(share):
+            axis, size = i - len(share), full.shape[i - len(share)]
+            first = same_start(*rule[i], size=size) if rule else 0
+            full = full.index_select(axis, torch.arange(first, size, step, device=full.device))
+        return full.shape == strided.shape and full.allclose(strided, rtol=1e-3, atol=1e-4)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torch
 from torch import nn
 
 from .blurs import Blur, Dense
@@ -85,8 +84,6 @@ def _own_class(module: nn.Module) -> type[nn.Module]:
 def _open(module: nn.Module) -> dict[str, Any]:
     """A module's record of repairs, after it has become a `Repaired` one."""
     if not is_repaired(module):
-        if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            raise ValueError("a script cannot be repaired")
         module.__class__ = repaired_class(type(module))
         module.__dict__["_repair"] = {"attributes": {}, "blurs": {}}
     return module._repair  # type: ignore
