@@ -124,17 +124,15 @@ class _BlurPool(nn.Module):
         if isinstance(x, Tensor) or not handed_over:
             functional.check_map(self._geometry.op, self.rank, x)
         if handed_over:
-            arguments = (self._taps(), self.stride, self.padding, self.padding_mode, self._window, self.recompute)
+            arguments = (self.filters(), self.stride, self.padding, self.padding_mode, self._window, self.recompute)
             name = f"{'blur' if self._window is None else 'max_blur'}_pool{self.rank}d"
             return functional.blur_pool(name, self.rank, x, *arguments)
-        return functional.run(x, self.packed_taps(x), self._geometry, self._window is not None, self.recompute)
+        packed = None if self._constant else functional.pack_taps(self._geometry.op, self.rank, self.filters(), x)[0]
+        return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
 
-    def _taps(self) -> tuple[Any, ...]:
+    def filters(self) -> tuple[Any, ...]:
+        """The taps of each axis: ints of binomial filters, or tensors (k,) or (channels, k)."""
         return self.taps if self._constant else tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
-
-    def packed_taps(self, x: Tensor) -> Tensor | None:
-        """The taps as `aablur.functional.run` takes them for the map x; None for binomial ones."""
-        return None if self._constant else functional.pack_taps(self._geometry.op, self.rank, self._taps(), x)[0]
 
     def extra_repr(self) -> str:
         shown = [] if self._window is None else [f"window={self._window[0]}"]

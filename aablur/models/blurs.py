@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import functional
 from .. import nn as blurs
-from ..geometry import Geometry, binomial
+from ..geometry import binomial
 
 _BLUR = {1: blurs.BlurPool1d, 2: blurs.BlurPool2d, 3: blurs.BlurPool3d}
 _MAX_BLUR = {1: blurs.MaxBlurPool1d, 2: blurs.MaxBlurPool2d, 3: blurs.MaxBlurPool3d}
@@ -144,9 +144,8 @@ class SamePhaseBlurPool(nn.Module):
         for (kernel, dilation, stride), size, k in zip(self.same, x.shape[-len(self.same) :], blur.taps, strict=True):
             start = same_start(kernel, dilation, stride, size)
             pads.append(((k - 1) // 2 - start, k // 2 + start))
-        geometry = Geometry(type(self).__name__, list(blur.taps), blur.stride, pads, blur.padding_mode)
-        functional.check_map(geometry.op, blur.rank, x)
-        return functional.run(x, blur.packed_taps(x), geometry, False)
+        name = f"blur_pool{blur.rank}d"
+        return functional.blur_pool(name, blur.rank, x, blur.filters(), blur.stride, pads, blur.padding_mode)
 
 
 def same_start(kernel: int, dilation: int, stride: int, size: int) -> int:

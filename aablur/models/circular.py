@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sites import per_axis, rank_of
+from ..geometry import Geometry
+from .sites import as_taps, per_axis, rank_of
 
 
 def wrap(x: Tensor, before: Sequence[int], after: Sequence[int], axes: Sequence[int]) -> Tensor:
@@ -81,24 +82,23 @@ def _pool(name: str, func: Any, args: Any, kwargs: Any) -> Window:
 
 
 def _blur(name: str, func: Any, args: Any, kwargs: Any) -> Window:
-    x, taps, size, stride, padding, _, *window = args
-    reach, before = [k - 1 for k in size], list(padding[::2])
-    if window:
-        sizes, pads, dilations = window
-        reach = [r + d * (w - 1) for r, w, d in zip(reach, sizes, dilations, strict=True)]
-        before = [b + p for b, p in zip(before, pads, strict=True)]
-        window = [sizes, [0] * len(sizes), dilations]
+    """One of our pools, which hand themselves over with everything but the map by name."""
+    taps = as_taps(kwargs["taps"], rank_of(name))
+    sizes = [t.shape[-1] if isinstance(t, Tensor) else t for t in taps]
+    prologue = [kwargs[k] for k in ("window", "window_padding", "window_dilation") if k in kwargs]
+    axes = Geometry(name, sizes, kwargs["stride"], kwargs["padding"], kwargs["padding_mode"], *prologue).axes
+    again = kwargs | {"padding": 0, "padding_mode": "zeros"} | ({"window_padding": 0} if prologue else {})
     return Window(
-        x,
-        tuple(reach),
-        tuple(before),
-        tuple(stride),
-        lambda padded, s: func(padded, taps, size, list(s), [0] * len(padding), "zeros", *window),
+        args[0],
+        tuple(a.taps - 1 + a.window_dilation * (a.window - 1) for a in axes),
+        tuple(a.before + a.window_padding for a in axes),
+        tuple(a.stride for a in axes),
+        lambda padded, s: func(padded, **again | {"stride": s}),
     )
 
 
 _WINDOWS: dict[str, Callable[[str, Any, Any, Any], Window]] = {
-    **{f"{op}.default": _blur for op in ("blur_pool", "max_blur_pool", "max_blur_pool_codes")},
+    **{f"{op}{r}d": _blur for op in ("blur_pool", "max_blur_pool") for r in (1, 2, 3)},
     **{f"conv{r}d": _conv for r in (1, 2, 3)},
     **{f"{op}_pool{r}d{end}": _pool for op in ("avg", "max") for r in (1, 2, 3) for end in ("", "_with_indices")},
 }

@@ -79,7 +79,7 @@ def fold(
         pairs = [p for p in pairs if p.conv.path in wanted]
     before, approximated = _run(model, args), []
     for pair in pairs:
-        crops, reason = any(p < 0 for p in pair.blur_node.args[4]), _inexact(pair)
+        crops, reason = any(p < 0 for p in _numbers(pair.blur.module)[2]), _inexact(pair)
         if crops:
             reason = "its blur crops the map"
         if crops or (reason and border == "exact"):
@@ -117,7 +117,7 @@ def _pairs(tape: Tape) -> list[_Pair]:
         if tape.nodes[source].op == "pad" and tape.nodes[source].call is conv:  # of a padding_mode
             source = tape.nodes[source].inputs[0]
         blur = tape.nodes[source]
-        is_blur = blur.op == "blur_pool.default" and isinstance(blur.call.module, _BlurPool)
+        is_blur = blur.op.startswith("blur_pool") and isinstance(blur.call.module, _BlurPool)
         if (
             is_blur
             and not isinstance(conv.module.padding, str)
@@ -139,8 +139,8 @@ def _samples(module: nn.Module) -> bool:
 def _inexact(pair: _Pair) -> str:
     """Why a fold is not exact at the border; "" where it is."""
     conv: Any = pair.conv.module
-    mode = pair.blur_node.args[5]
-    sizes, strides = pair.blur_node.args[0].shape[-len(pair.blur_node.args[2]) :], pair.blur_node.args[3]
+    _, strides, _, mode = _numbers(pair.blur.module)
+    sizes = pair.blur_node.args[0].shape[-len(strides) :]
     if not any(conv.padding):
         return ""
     if conv.padding_mode == mode == "circular" and all(n % s == 0 for n, s in zip(sizes, strides, strict=True)):
@@ -153,7 +153,7 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
     node, conv, blur = pair.node, pair.conv.module, pair.blur.module
     rank = rank_of(node.op)
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(blur, _BlurPool)
-    _, _, _, strides, pads, mode = pair.blur_node.args
+    _, strides, pads, mode = _numbers(blur)
     weight = node.facts["weight"].double()
     dilation, own = per_axis(conv.dilation, rank), per_axis(conv.padding, rank)
     weight = folded_weight(weight, conv.groups, _taps(blur), strides, dilation)
@@ -186,11 +186,17 @@ def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
+def _numbers(blur: Any) -> tuple[list[int], list[int], list[int], str]:
+    """Of a blur pool: the size of its taps and its stride along each axis, its pads before and after, their mode."""
+    return blur._geometry.op_args[:4]
+
+
 def _taps(blur: _BlurPool) -> list[Tensor]:
     """The filter of each axis: (1 or channels, k), float64."""
-    if blur._constant:
-        return [torch.tensor([binomial(k)], dtype=torch.float64) for k in blur.taps]
-    return [getattr(blur, f"taps_{i}").detach().double().reshape(-1, k) for i, k in enumerate(blur.taps)]
+    filters = (
+        torch.tensor(binomial(t), dtype=torch.float64) if isinstance(t, int) else t.detach() for t in blur.filters()
+    )
+    return [t.double().reshape(-1, t.shape[-1]) for t in filters]
 
 
 def folded_weight(

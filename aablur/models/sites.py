@@ -168,12 +168,17 @@ def _interpolate(node: Node, tape: Tape) -> dict[str, Any] | None:
     }
 
 
+def as_taps(taps: Any, rank: int) -> tuple[Any, ...]:
+    """One entry an axis."""
+    return tuple(taps) if isinstance(taps, (tuple, list)) else (taps,) * rank
+
+
 def _blur(node: Node, tape: Tape) -> dict[str, Any] | None:
-    rank, taps, stride = int(node.op[-2]), node.kwargs["taps"], node.kwargs["stride"]
-    taps = taps if isinstance(taps, (tuple, list)) else (taps,) * rank
+    rank = rank_of(node.op)
+    taps = as_taps(node.kwargs["taps"], rank)
     return {
         "kind": "blur_pool",
-        "stride": tuple(stride) if isinstance(stride, (tuple, list)) else (stride,) * rank,
+        "stride": per_axis(node.kwargs["stride"], rank),
         "kernel": tuple(t.shape[-1] if isinstance(t, Ref) else t for t in taps),
         "filter": "blur",
     }
