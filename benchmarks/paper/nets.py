@@ -75,8 +75,9 @@ class _Block(nn.Module):
 
 
 def blur_of(model: nn.Module) -> list[float]:
-    """For each learned blur its gain at half the Nyquist frequency, where a map of stride 2 begins to alias, over that
-    at zero: mean over channels and axes. 0.25 for Bin-5, 0.5 for Tri-3, 0.71 for Rect-2, 1 for a tap that blurs nothing.
+    """For each learned blur its gain at half the Nyquist frequency over that at zero, mean over channels and axes.
+
+    A map of stride 2 begins to alias there. 0.25 for Bin-5, 0.5 for Tri-3, 0.71 for Rect-2, 1 for a single tap.
     """
     return [
         sum(_gain(getattr(m, f"taps_{axis}").detach()) for axis in range(2)) / 2
