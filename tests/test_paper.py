@@ -44,12 +44,12 @@ def test_nets(net: str, variant: str) -> None:
 
 def test_gains_of_filters() -> None:
     model = build("VGG", "learned", 2)
-    assert blur_of(model) == [0, 0] and blur_of(build("VGG", "Bin-5", 2)) == []
+    assert blur_of(model) == pytest.approx([0.25, 0.25]) and blur_of(build("VGG", "Bin-5", 2)) == []
     pool = next(m for m in model.modules() if isinstance(m, BLURS))
     with torch.no_grad():
         pool.taps_0.copy_(torch.tensor([0.0, 0, 1, 0, 0]))  # pyright: ignore
         pool.taps_1.copy_(torch.tensor([0.0, 0.25, 1, 0.25, 0]))  # pyright: ignore
-    assert blur_of(model)[0] == pytest.approx((1 + 0.5 / 1.5) / 2)
+    assert blur_of(model)[0] == pytest.approx((1 + 1 / 1.5) / 2)
 
 
 def test_sets_and_shifts() -> None:

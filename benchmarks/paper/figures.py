@@ -47,12 +47,14 @@ def curves(rows: dict[Key, list[Row]], datas: list[str], path: Path) -> None:
     for i, data in enumerate(datas):
         for j, net in enumerate(NETS):
             ax = axes[i][j]
+            many = len(rows[data, net, "baseline", False][0]["curve"])
+            shifts = [k - many // 2 for k in range(many)]
             for variant in VARIANTS:
                 of = [r["curve"] for r in rows[data, net, variant, False]]
-                shifts = [k - (len(of[0]) - 1) / 2 for k in range(len(of[0]))]
                 ax.plot(shifts, [fmean(v) for v in zip(*of, strict=True)], ".-", color=COLOURS[variant], label=variant)
             ax.set_title(f"{data}, {net}", fontsize=10)
             ax.set_xlabel("diagonal shift, px")
+            ax.set_xticks(shifts)
             ax.set_ylabel("probability of the label")
             ax.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
@@ -60,7 +62,7 @@ def curves(rows: dict[Key, list[Row]], datas: list[str], path: Path) -> None:
 
 
 def learned(rows: dict[Key, list[Row]], datas: list[str], path: Path) -> None:
-    """Gain at the Nyquist frequency of each learned blur over the epochs, mean over seeds."""
+    """Gain of each learned blur at half the Nyquist frequency over the epochs, mean over seeds."""
     figure = Figure(figsize=(4.6 * len(NETS), 3.2 * len(datas)), layout="constrained")
     axes = figure.subplots(len(datas), len(NETS), squeeze=False)
     for i, data in enumerate(datas):
@@ -74,8 +76,10 @@ def learned(rows: dict[Key, list[Row]], datas: list[str], path: Path) -> None:
                     ax.plot(mean, style, color=f"C{k}", label=label)
             ax.set_title(f"{data}, {net}", fontsize=10)
             ax.set_xlabel("epochs")
-            ax.set_ylabel("gain at Nyquist / gain at 0")
-            ax.set_ylim(bottom=0)
+            ax.set_ylabel("gain at half of Nyquist")
+            for gain, name in ((0.25, "Bin-5"), (0.5, "Tri-3")):
+                ax.axhline(gain, color="#888888", linewidth=0.8)
+                ax.text(0, gain, f" {name}", va="bottom", fontsize=7, color="#666666")
             ax.grid(alpha=0.3)
             ax.legend(fontsize=7, title="dashed: under shifts", title_fontsize=7)
     figure.savefig(path, dpi=110)

@@ -128,7 +128,7 @@ def instead_of_augmentation(rows: dict[Key, list[Row]], datas: list[str]) -> str
 
 
 def learned(rows: dict[Key, list[Row]], datas: list[str]) -> str:
-    """The gain of learned filters at the Nyquist frequency, before and after training."""
+    """The gain of learned filters at half the Nyquist frequency, before and after training."""
     lines = ["| Data | Net | Training | at the start | at the end | verdict |", "|---|---|---|---:|---:|---|"]
     for data in datas:
         for net in NETS:
