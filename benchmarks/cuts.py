@@ -6,7 +6,7 @@ import ctypes
 import math
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def _turns(count: int, at_once: int = 1) -> float:
     return done
 
 
-def turns(kernel: str, itemsize: int, side: int, cut: Cut) -> list[float | tuple[float, list[float]]]:
+def turns(kernel: str, itemsize: int, side: int, cut: Cut) -> Sequence[float | tuple[float, Sequence[float]]]:
     """Turns of the kernel's loops in their order; of one that has loops inside, with theirs in each of its turns."""
     per_vector = 16 // itemsize
     copy_in, copy_out = (_turns(n // per_vector, AT_ONCE) for n in (cut.elements_in, cut.elements_out))

@@ -251,7 +251,7 @@ template <class T>
 bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.x, arguments.x_grid, 4, false) != Layout::elements)
+      layout_of<T>(shape, arguments.x, arguments.x_grid, 16 / sizeof(T), false) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
@@ -269,7 +269,7 @@ template <class T>
 bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.grad, arguments.grad_grid, 4, true) != Layout::elements)
+      layout_of<T>(shape, arguments.grad, arguments.grad_grid, 16 / sizeof(T), true) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;

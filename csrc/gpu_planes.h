@@ -25,7 +25,7 @@ struct Cut {
   //   alike, and of whole row_steps.
   // - A band has as many segments as a block has threads for.
   // - A block takes planes until it has `enough` in shared memory, for what it sets up to be little beside them, too.
-  //   Five to seven such blocks are on an SM of 228 KB, two or three in 100 KB; they are in different phases, which
+  //   Five or six such blocks are on an SM of 228 KB, two in 100 KB; they are in different phases, which
   //   keeps memory busy.
   // - Of up to twice as few planes, those that leave least lanes of warps idle beside what a block sets up, which is as
   //   much as some `setup` rows of a strip.

@@ -132,7 +132,7 @@ struct Offsets {
 
 template <class T, int K, int S>
 struct BlurPlanes {
-  static constexpr int phases = 3, X = 4 / S, longest = 16, row_step = 1, enough = 32 << 10;
+  static constexpr int phases = 3, X = 4 / S, longest = 16, row_step = 1, enough = 36 << 10;
 
   Planes map;
   const T* x;
@@ -346,7 +346,7 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
 
 template <class T, int K, int S>
 struct BlurBackwardPlanes {
-  static constexpr int phases = 3, X = 4, longest = 32, row_step = S, enough = 32 << 10;
+  static constexpr int phases = 3, X = 4, longest = 32, row_step = S, enough = 36 << 10;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, 0>;
 

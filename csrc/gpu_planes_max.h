@@ -211,7 +211,7 @@ struct MaxBlurPlanes {
 // The adjoint at pooled positions, each sent to the element that its code names. The maps are the gradients'.
 template <class T, int K, int Window>
 struct MaxBackwardPlanes {
-  static constexpr int S = 2, phases = 3, X = 4, longest = 32, row_step = 2, enough = 32 << 10, halo = Window - 1,
+  static constexpr int S = 2, phases = 3, X = 4, longest = 32, row_step = 2, enough = 36 << 10, halo = Window - 1,
                        columns = X + halo, Bits = Window == 2 ? 2 : 4;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, halo>;

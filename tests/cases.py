@@ -60,7 +60,7 @@ def _generate() -> Iterator[Case]:
                     )
                 yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=2)
                 yield Case("tile", shape, taps=taps, dtype=dtype, layout=layout, padding_mode=pick(modes), window=3)
-    # Rows of no whole vectors: small planes, several a block and a rest; planes cut into bands; any border and alignment.
+    # Rows of no whole vectors: small planes, several a block and a rest; planes cut into bands; borders; alignment.
     for side in (7, 14, 28, 55, 57, 113):
         planes = {7: (13, 83), 14: (3, 367)}.get(side, (1, 3))
         for taps in (3, pick((2, 4, 5))):
@@ -76,7 +76,8 @@ def _generate() -> Iterator[Case]:
                 yield Case(
                     "shared", (2, 5, *size), taps=pick((taps, f"s{taps}")), stride=pick((1, 2)), padding_mode=mode,
                     dtype=pick(("f16", "bf16", "f32")), layout=pick(("contiguous", "offset")),
-                    padding=pick(("same", "same", (((taps - 1) // 2, 3), ((taps - 1) // 2, 4)))), values=pick(("random", "special")),
+                    padding=pick(("same", "same", (((taps - 1) // 2, 3), ((taps - 1) // 2, 4)))),
+                    values=pick(("random", "special")),
                 )  # fmt: skip
                 if min(size) > 2:
                     yield Case(

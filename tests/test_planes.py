@@ -35,8 +35,7 @@ def test_blocks_fit_and_cover(library: ctypes.CDLL, kernel: str, itemsize: int, 
         assert 0 < cut.room <= MOST_ROOM
         assert cut.rows == larger or (cut.planes == 1 and cut.rows % cut.segment == 0 and cut.rows < larger)
         assert cut.segment <= cut.rows + 1 and 1 <= cut.planes <= max(1, -(-count // 512))
-        data = (cut.elements_in + cut.elements_out) * itemsize
-        assert data <= cut.room, "source and result stand side by side" if kernel.startswith("Blur") else ""
+        assert (cut.elements_in + cut.elements_out) * itemsize <= cut.room
 
 
 @each_kernel
