@@ -208,13 +208,8 @@ struct Spread {
     if (o < 0 || o >= outputs) return 0;
     const int start = o * S - before, i = first(o) + d;
     float sum = 0;
-    if (start >= 0 && start + K <= fold.size) {
-      AABLUR_UNROLL
-      for (int t = 0; t < K; ++t) sum += t == d - lead ? taps[t] : 0;
-    } else {
-      AABLUR_UNROLL
-      for (int t = 0; t < K; ++t) sum += fold(start + t) == i ? taps[t] : 0;
-    }
+    AABLUR_UNROLL
+    for (int t = 0; t < K; ++t) sum += fold(start + t) == i ? taps[t] : 0;
     return sum;
   }
   // Whether all that outputs spread is within reach.
