@@ -10,14 +10,14 @@ export AABLUR_CUDA_ARCHS ?= 90
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
 
-.PHONY: bench test lint codegen gpu variants clean
+.PHONY: bench test lint paper codegen gpu variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
 	$(BIN)/python -m benchmarks $(BENCH)
 
 test: aablur/libaablur.so variants
-	$(BIN)/python -m pytest tests $(PYTEST)
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST)
 	@echo "the same cases with the Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
 	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer, and with the GPU kernels on the host"
@@ -37,11 +37,15 @@ ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capab
 SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n 8')
 gpu:
 	AABLUR_NATIVE=1 AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$(ARCH)" $(PYTHON) setup.py --quiet build_ext --inplace
-	$(PYTHON) -m pytest tests/test_correct.py -k "cuda or triton" -p no:cacheprovider $(SIDE_BY_SIDE) $(PYTEST)
+	$(PYTHON) -m pytest tests/test_correct.py tests/test_cuda.py -k "cuda or triton" -p no:cacheprovider $(SIDE_BY_SIDE) $(PYTEST)
 	if command -v compute-sanitizer; then for tool in memcheck racecheck; do \
 	compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m pytest tests/test_correct.py \
 	-k "cuda and tile and 16x21x18 and k3 and bf16" -p no:cacheprovider || exit 1; done; fi
 	$(PYTHON) -m benchmarks.gpu $(BENCH)
+
+# The paper's claims on small real data: docs/paper.md and its figures, from nothing, in some 20 minutes on two cores.
+paper: aablur/libaablur.so
+	$(BIN)/python -m benchmarks.paper $(PAPER)
 
 codegen: $(VENV)/done
 	$(BIN)/python -m benchmarks.codegen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOATS = frozenset(_DTYPES)
 _PLAIN = frozenset((int, str))  # a cache would take 1.0 and True for 1
+runs: dict[type, Callable[..., Tensor]] = {}  # how maps of a class other than Tensor are run: see aablur.distributed
 
 
 def blur_pool1d(
@@ -177,6 +179,8 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
         _check_once(geometry, x.shape, x.element_size())
     if _exports_to_onnx():
         return decomposition.blur_pool(x, taps, geometry)
+    if runs and type(x) in runs:
+        return runs[type(x)](x, taps, geometry, is_max, recompute)
     if _needs_aten():
         if backends.forced not in (None, "reference"):
             raise RuntimeError(
@@ -184,6 +188,11 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
                 "gradients of torch.func"
             )
         return reference.blur_pool(x, taps, geometry)
+    return run_op(x, taps, geometry, is_max, recompute)
+
+
+def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+    """The op that makes what is asked for, and saves for the backward what is allowed."""
     if not is_max:
         return ops.call("blur_pool", x, taps, *geometry.op_args)
     if x.requires_grad and torch.is_grad_enabled() and not recompute:

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import has_torch_function_unary
 
 from . import functional
 from .geometry import Geometry, binomial
+
+_LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
+
+
+class _Symmetric(nn.Module):
+    """The nearest filter that reads the same from both ends."""
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return (taps + taps.flip(-1)) / 2
+
+    def right_inverse(self, taps: Tensor) -> Tensor:
+        return taps
+
+
+class _SumToOne(nn.Module):
+    """The nearest filter whose taps sum to one: what is missing is spread over them evenly."""
+
+    def forward(self, taps: Tensor) -> Tensor:
+        return taps + (1 - taps.sum(-1, keepdim=True)) / taps.shape[-1]
+
+    def right_inverse(self, taps: Tensor) -> Tensor:
+        return taps
+
+
+_CONSTRAINTS: dict[str, type[nn.Module]] = {"sum_to_one": _SumToOne, "symmetric": _Symmetric}
+
+
+def _constraints(op: str, names: Any, learnable: bool) -> list[type[nn.Module]]:
+    if isinstance(names, str) or not isinstance(names, Sequence) or any(n not in _CONSTRAINTS for n in names):
+        raise ValueError(f"{op}: constraints must be a sequence of {', '.join(_CONSTRAINTS)}, got {names!r}")
+    if names and not learnable:
+        raise ValueError(f"{op}: constraints {tuple(names)} are for learnable taps, got learnable=False")
+    return [rule for name, rule in _CONSTRAINTS.items() if name in names]
 
 
 class _BlurPool(nn.Module):
@@ -20,7 +55,7 @@ class _BlurPool(nn.Module):
     def __init__(
         self, taps: Any, stride: Any, padding: Any, padding_mode: str, learnable: bool, channels: int | None,
         window: tuple[Any, Any, Any] | None = None, recompute: bool = False,
-        device: Any = None, dtype: torch.dtype | None = None,
+        device: Any = None, dtype: torch.dtype | None = None, constraints: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         op = type(self).__name__
@@ -30,6 +65,7 @@ class _BlurPool(nn.Module):
             raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
         if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
             raise ValueError(f"{op}: channels must be a positive int or None, got {channels!r}")
+        rules = _constraints(op, constraints, learnable)
         self.stride, self.padding, self.padding_mode = stride, padding, padding_mode
         self.learnable, self.channels, self.recompute = learnable, channels, recompute
         self._window = window
@@ -43,10 +79,18 @@ class _BlurPool(nn.Module):
         if not self._constant:
             for i, part in enumerate(parts):
                 self._hold(i, part, device, dtype)
+                for rule in rules:
+                    parametrize.register_parametrization(self, f"taps_{i}", rule())
 
     def _size_of(self, op: str, i: int, part: Any) -> int:
         if not isinstance(part, Tensor):
-            return functional.check_taps_size(op, f"taps[{i}]", part)
+            if functional.check_taps_size(op, f"taps[{i}]", part) > _LARGEST_INT:
+                raise ValueError(
+                    f"{op}: taps[{i}] as an int must be at most {_LARGEST_INT}, got {part}. Channels are named "
+                    "(channels=...), the aa_layer for a caller who passes them first is aablur.compat.timm.BlurPool2d, "
+                    "and a longer filter is given as a tensor"
+                )
+            return part
         if not part.is_floating_point():
             raise TypeError(f"{op}: taps[{i}] must be a floating tensor, got {part.dtype}")
         if part.layout != torch.strided:
@@ -69,19 +113,26 @@ class _BlurPool(nn.Module):
         else:
             self.register_buffer(name, values)
 
+    def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
+        """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""
+        self._window = (window, window_padding, window_dilation)
+        arguments = (self.taps, self.stride, self.padding, self.padding_mode)
+        self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
+
     def forward(self, x: Tensor) -> Tensor:
-        op, taps = self._geometry.op, self.taps
-        if not self._constant:
-            taps = tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
         handed_over = has_torch_function_unary(x)  # to a proxy of torch.fx, a subclass, a mode
         if isinstance(x, Tensor) or not handed_over:
-            functional.check_map(op, self.rank, x)
+            functional.check_map(self._geometry.op, self.rank, x)
         if handed_over:
-            arguments = (taps, self.stride, self.padding, self.padding_mode, self._window, self.recompute)
+            arguments = (self.filters(), self.stride, self.padding, self.padding_mode, self._window, self.recompute)
             name = f"{'blur' if self._window is None else 'max_blur'}_pool{self.rank}d"
             return functional.blur_pool(name, self.rank, x, *arguments)
-        packed = None if self._constant else functional.pack_taps(op, self.rank, taps, x)[0]
+        packed = None if self._constant else functional.pack_taps(self._geometry.op, self.rank, self.filters(), x)[0]
         return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
+
+    def filters(self) -> tuple[Any, ...]:
+        """The taps of each axis: ints of binomial filters, or tensors (k,) or (channels, k)."""
+        return self.taps if self._constant else tuple(getattr(self, f"taps_{i}") for i in range(self.rank))
 
     def extra_repr(self) -> str:
         shown = [] if self._window is None else [f"window={self._window[0]}"]
@@ -98,20 +149,24 @@ class _BlurPool(nn.Module):
 class _Blur(_BlurPool):
     def __init__(
         self, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+        learnable: bool = False, *, channels: int | None = None, constraints: Sequence[str] = (),
+        device: Any = None, dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(taps, stride, padding, padding_mode, learnable, channels, device=device, dtype=dtype)
+        super().__init__(
+            taps, stride, padding, padding_mode, learnable, channels, None, False, device, dtype, constraints
+        )
 
 
 class _MaxBlur(_BlurPool):
     def __init__(
         self, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
         learnable: bool = False, *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
-        channels: int | None = None, device: Any = None, dtype: torch.dtype | None = None,
+        channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         prologue = (window, window_padding, window_dilation)
         super().__init__(
-            taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device=device, dtype=dtype
+            taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device, dtype, constraints
         )
 
 
@@ -124,12 +179,17 @@ class BlurPool1d(_Blur):
 class BlurPool2d(_Blur):
     """Anti-aliased downsampling as a module: `aablur.blur_pool2d` with its arguments fixed.
 
+    The class itself is an ``aa_layer`` for timm: ``timm.create_model("resnet50", aa_layer=aablur.nn.BlurPool2d)``.
+
     Args:
         taps, stride, padding, padding_mode: as for `aablur.blur_pool2d`. A tensor given as taps becomes a buffer.
+            An int is at most 32: a larger one is taken for channels in the wrong place, and refused.
         learnable: the taps become parameters, one filter an axis (``taps_0`` the height's, ``taps_1`` the width's),
             which start from ``taps``. Default False.
         channels: with learnable or tensor taps, one filter a channel: (channels, k). Default None: all channels
             share one.
+        constraints: what learnable taps keep to, as torch parametrizations: "sum_to_one", so that a constant map
+            stays as it is, "symmetric", so that nothing moves, or both. Default (): free taps.
         device, dtype: of the taps that are held as tensors. Binomial taps that are not learnable are held as
             numbers: such a module has no state, and serves any device and dtype.
 
@@ -161,7 +221,7 @@ class MaxBlurPool2d(_MaxBlur):
 
     Args:
         window, window_padding, window_dilation, recompute: as for `aablur.max_blur_pool2d`.
-        taps, stride, padding, padding_mode, learnable, channels, device, dtype: as for `BlurPool2d`.
+        taps, stride, padding, padding_mode, learnable, channels, constraints, device, dtype: as for `BlurPool2d`.
 
     Shape: (..., channels, height, width) -> (..., channels, out height, out width), as `aablur.max_blur_pool2d`.
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to others
 
+import peers  # noqa: F401, in every process: pytest-xdist's main one unpickles the warnings of the others
 import pytest
 import torch
 from case import Case
 from hypothesis import settings
 
+collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 settings.register_profile("ci", max_examples=600, deadline=None, derandomize=True)
 settings.register_profile("wide", max_examples=5000, deadline=None)
 settings.load_profile("ci")

@@ -9,7 +9,7 @@ import torch
 
 # torchvision's wheel is built for CUDA and finds no library here; the fakes of its own ops want their schemas.
 _torchvision = torch.library.Library("torchvision", "FRAGMENT")
-for _op in ("nms", "qnms"):
+for _op in ("nms", "qnms") if torch.version.cuda is None else ():
     _torchvision.define(f"{_op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 # composer logs to a service whose client pulls in a score of packages, and is never called here.

@@ -1,0 +1,7 @@
+"""``python -m aablur``: see `aablur.cli`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,145 @@
+"""How much a map aliases when it is sampled: spectral energy above the new Nyquist limit, and equivariance error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .circular import Torus
+from .sites import Site
+
+_CHUNK = 2**22  # values that are transformed at once
+
+
+def energy_above(x: Tensor, stride: Sequence[float], axes: Sequence[int]) -> float:
+    """The fraction of a map's energy that sampling it by ``stride`` folds onto other frequencies.
+
+    1. Take each channel's mean over ``axes`` off: a constant never aliases.
+    2. Mirror the map along ``axes``, so that no edge of the frame counts as detail (the basis of the DCT-II).
+    3. Sum the power spectrum over all frequencies f with |f| > 1 / (2 * stride) along one axis or more, in
+       cycles a pixel, and divide by the whole sum.
+
+    Returns:
+        From 0 to 1, over all images and channels together; 0 for a constant map.
+    """
+    x = x.detach().float().movedim(tuple(axes), tuple(range(-len(axes), 0)))
+    x = x.reshape(-1, *x.shape[-len(axes) :])
+    dims = tuple(range(1, x.ndim))
+    x = x - x.mean(dims, keepdim=True)
+    above = None
+    for dim, s in zip(dims, stride, strict=True):
+        n = 2 * x.shape[dim]
+        outside = torch.fft.fftfreq(n, device=x.device, dtype=torch.float64).abs() > 1 / (2 * s) + 1e-9
+        outside = outside.reshape([-1 if d == dim else 1 for d in dims])
+        above = outside if above is None else above | outside
+    folded = total = 0.0
+    for part in x.split(max(1, _CHUNK // math.prod(x.shape[1:]))):
+        for dim in dims:
+            part = torch.cat([part, part.flip(dim)], dim)
+        power = torch.fft.fftn(part, dim=dims).abs().square().sum(0, dtype=torch.float64)
+        total += float(power.sum())
+        folded += float((power * above).sum())
+    return folded / total if total > 0 else 0.0
+
+
+def fourier_shift(x: Tensor, shift: Sequence[float], axes: Sequence[int]) -> Tensor:
+    """A map moved by ``shift`` pixels along ``axes``, circularly, between pixels by the phase of its spectrum.
+
+    Whole shifts equal torch.roll. At the Nyquist frequency of an even size the phase is cos(pi * shift), which keeps
+    the map real.
+    """
+    x = x if x.dtype == torch.float64 else x.float()
+    for axis, d in zip(axes, shift, strict=True):
+        n = x.shape[axis]
+        if d % n == 0:
+            continue
+        if float(d).is_integer():
+            x = x.roll(int(d), axis)
+            continue
+        f = torch.fft.rfftfreq(n, device=x.device, dtype=x.dtype)
+        phase = torch.polar(torch.ones_like(f), -2 * math.pi * f * d)
+        if n % 2 == 0:
+            phase[-1] = math.cos(math.pi * d)
+        spectrum = torch.fft.rfft(x, dim=axis) * phase.reshape([-1] + [1] * (-axis - 1))
+        x = torch.fft.irfft(spectrum, n, dim=axis)
+    return x
+
+
+def distance(moved: Tensor, plain: Tensor, shift: Sequence[float], axes: Sequence[int]) -> float:
+    """|moved - plain shifted by ``shift``|^2 over the energy of ``plain`` about each channel's mean."""
+    plain = plain if plain.dtype == torch.float64 else plain.float()
+    energy = float((plain - plain.mean(tuple(axes), keepdim=True)).square().sum(dtype=torch.float64))
+    error = (moved.to(plain.dtype) - fourier_shift(plain, shift, axes)).square().sum(dtype=torch.float64)
+    return float(error) / energy if energy > 0 else 0.0
+
+
+def equivariance_error(
+    layer: Callable[[Tensor], Tensor], x: Tensor, shift: int | Sequence[int], axes: Sequence[int] = (-2, -1),
+    out_axes: Sequence[int] | None = None,
+) -> float:  # fmt: skip
+    """How far a layer is from commuting with a shift (Zhang, Fig. 5).
+
+    1. A = layer(x shifted by ``shift`` pixels, circularly).
+    2. B = layer(x), shifted by ``shift`` times its share of the size of x, between pixels by Fourier phase.
+    3. |A - B|^2 over the energy of layer(x) about each channel's mean.
+
+    Args:
+        layer: a map to a map; strides are read off the sizes.
+        x: (..., H, W) or what ``axes`` say.
+        shift: pixels, along every axis or one for each.
+        axes, out_axes: the spatial axes of x and of the output, from the end.
+
+    Returns:
+        0 for a layer that is equivariant to this shift; about 2 where A and B have nothing in common.
+    """
+    shifts = [shift] * len(axes) if isinstance(shift, int) else list(shift)
+    out_axes = axes if out_axes is None else out_axes
+    with torch.no_grad():
+        moved, plain = layer(x.roll(shifts, tuple(axes))), layer(x)
+    scale = [d * plain.shape[o] / x.shape[a] for d, a, o in zip(shifts, axes, out_axes, strict=True)]
+    return distance(moved, plain, scale, out_axes)
+
+
+def _sampled(x: Tensor, stride: Sequence[int], axes: Sequence[int]) -> Tensor:
+    for axis, s in zip(axes, stride, strict=True):
+        x = x.narrow(axis, 0, x.shape[axis] // s * s).unflatten(axis, (-1, s)).select(axis, 0)
+    return x
+
+
+def measure(site: Site, torus: Torus, func: Any, args: Any, kwargs: Any, shift: int) -> None:
+    """Fills in a site's ``aliasing`` and ``equivariance`` while its function is called.
+
+    The map that is sampled is the layer's answer at stride 1 with circular padding (the stride-1 convolution, max or
+    blur; the map itself for slices and space-to-depth), so that both figures are about the sampling and nothing
+    else: its energy above the new Nyquist limit, and `equivariance_error` of keeping every stride-th pixel of it,
+    which is that of the strided layer, as the stride-1 layer commutes with circular shifts. It is cropped to a
+    multiple of the stride. Pools to given sizes and interpolations are measured as they are.
+    """
+    axes, stride = site.axes, site.stride
+    if site.kind in ("adaptive_pool", "interpolate", "lp_pool"):
+        x = args[0]
+        site.aliasing = energy_above(x, stride, axes)
+        layer = lambda x: func(x, *args[1:], **kwargs)  # noqa: E731
+        site.equivariance = equivariance_error(lambda x: _first(layer(x)), x, shift, axes)
+        return
+    window = torus.window(func, args, kwargs)
+    if window is not None:
+        full = _first(window.on_torus((1,) * len(window.stride)))
+    else:
+        full = args[0].roll([-s for s in site.starts], axes) if site.starts else args[0]
+    steps = [int(s) for s in stride]
+    if any(full.shape[a] < s for a, s in zip(axes, steps, strict=True)):
+        return
+    for a, s in zip(axes, steps, strict=True):
+        full = full.narrow(a, 0, full.shape[a] // s * s)
+    site.aliasing = energy_above(full, stride, axes)
+    moved = _sampled(full.roll([shift] * len(axes), axes), steps, axes)
+    site.equivariance = distance(moved, _sampled(full, steps, axes), [shift / s for s in steps], axes)
+
+
+def _first(out: Any) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out

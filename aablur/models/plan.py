@@ -1,0 +1,260 @@
+"""What is done about each kind of site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .blurs import Blur, Dense, blur_at, blur_for_average, same_start
+from .graph import Edit, Untraceable
+from .places import Change, Places, Plan
+from .sites import Site, per_axis, rank_of
+from .tape import Node, undisturbed
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for at one site."""
+
+    taps: int = 3
+    padding_mode: str = "reflect"
+    strength: float = 1.0
+    where: str = "after_activation"
+    exact: bool = False
+    learnable: bool = False
+    per_channel: bool = False
+    constraints: tuple[str, ...] = ()
+    stride: tuple[int, ...] | None = None  # the blur's share of the stride, where the layer keeps a part of it
+    window: int | tuple[int, ...] | None = None  # of a max pool, in place of its own
+
+    def options(self, site: Site, **more: Any) -> dict[str, Any]:
+        """Those of a `Blur` that do not depend on the kind of the site."""
+        return {
+            "padding_mode": self.padding_mode,
+            "learnable": self.learnable,
+            "per_channel": self.per_channel,
+            "constraints": self.constraints,
+            "channels": site.channels,
+            "strength": float(self.strength),
+            **more,
+        }
+
+
+class Refused(Exception):
+    pass
+
+
+class Planner(Places):
+    """Plans repairs: one method a kind of site."""
+
+    def plan(self, site: Site, settings: Settings) -> Plan:
+        plan = Plan(site)
+        try:
+            getattr(self, f"_{site.kind}")(site, settings, plan)
+        except (Refused, Untraceable) as reason:
+            plan.how, plan.changes = str(reason), []
+        return plan
+
+    # ---- one rule a kind
+
+    def _conv(self, site: Site, settings: Settings, plan: Plan) -> None:
+        node, rank = site.node, rank_of(site.node.op)
+        options = settings.options(site)
+        if all(k == 1 for k in site.kernel) and node.argument(4, "padding", 0) in (0, (0,) * rank, "valid"):
+            stride = self._share(site, settings)
+            blur = blur_at(self._taps(site, settings, rank), stride, **options)
+            self._stride_one(site, plan, stride)
+            self._before(site, blur, plan)
+            plan.how = "blur pool before the 1x1 convolution"
+        elif settings.where == "before" or (site.patches and not settings.exact):
+            blur = blur_at(self._taps(site, settings, rank), (1,) * rank, **options)
+            self._before(site, blur, plan)
+            plan.how = "blur before the convolution"
+        else:
+            stride = self._share(site, settings)
+            options = settings.options(site, channels=node.shape[-rank - 1], same=self._same(site, stride))
+            blur = blur_at(self._taps(site, settings, rank), stride, **options)
+            self._stride_one(site, plan, stride)
+            self._after_activation(node, blur, plan)
+
+    def _max_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
+        node, rank = site.node, rank_of(site.node.op)
+        if "indices" in node.op:
+            raise Refused("its indices are used")
+        kernel = per_axis(node.argument(1, "kernel_size"), rank)
+        stride = node.argument(2, "stride")
+        stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
+        padding = per_axis(node.argument(3, "padding", 0), rank)
+        dilation = per_axis(node.argument(4, "dilation", 1), rank)
+        sizes = node.args[0].shape[-rank:]
+        if settings.window is not None:
+            kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
+        starts, extra = [0] * rank, [0] * rank
+        if node.argument(5, "ceil_mode", False) and settings.window is None:
+            # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
+            # holds them; where the window is too small for that, the blur's padding stands for them.
+            wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
+            starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
+            pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
+            short = [o > -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
+            extra = [s - 1 if m and not w else 0 for s, m, w in zip(stride, short, wider, strict=True)]
+            padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
+        taps = [settings.taps if s > 1 else 1 for s in stride]
+        window = (kernel, padding, dilation)
+        blur = blur_at(taps, stride, starts=starts, extra=extra, window=window, **settings.options(site))
+        self._instead(site, blur, plan)
+        plan.how = "max-blur pool"
+
+    def _avg_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
+        node, rank = site.node, rank_of(site.node.op)
+        kernel = per_axis(node.argument(1, "kernel_size"), rank)
+        stride = node.argument(2, "stride")
+        stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
+        padding = per_axis(node.argument(3, "padding", 0), rank)
+        ceil = bool(node.argument(4, "ceil_mode", False))
+        sizes = zip(node.args[0].shape[-rank:], node.shape[-rank:], kernel, stride, padding, strict=True)
+        more = [ceil and (n + 2 * p - k) // s + 1 < o for n, o, k, s, p in sizes]
+        taps = [settings.taps if s > 1 else 1 for s in stride]
+        blur = blur_for_average(taps, kernel, stride, padding, more, **settings.options(site))
+        bare = blur_at(taps, (1,) * rank, **settings.options(site))
+        self._instead_or_before(site, blur, bare, plan)
+
+    def _instead_or_before(self, site: Site, blur: Blur, bare: Blur, plan: Plan) -> None:
+        """``blur`` in the place of a site; where no graph reaches it, ``bare``, of stride 1, before it."""
+        try:
+            self._instead(site, blur, plan)
+            plan.how = "blur pool"
+        except Untraceable as reason:
+            self._before(site, bare, plan)
+            plan.how = f"blur before it ({reason})"
+
+    def _slice(self, site: Site, settings: Settings, plan: Plan) -> None:
+        rank = len(site.node.args[0].shape) - 2
+        last = self._channels_last(site)
+        axes = [a + 1 if last else a for a in site.axes]
+        index = site.node.args[1] if isinstance(site.node.args[1], tuple) else (site.node.args[1],)
+        pure = all(i is Ellipsis or (isinstance(i, slice) and i.stop is None) for i in index)
+        pure = pure and all(i is Ellipsis or i.step is not None or i.start in (None, 0) for i in index)
+        steps, starts = dict(zip(axes, site.stride, strict=True)), dict(zip(axes, site.starts, strict=True))
+        taps = [settings.taps if a in steps else 1 for a in range(-rank, 0)]
+        options = settings.options(site, channels_last=last)
+        if pure:
+            stride = [int(steps.get(a, 1)) for a in range(-rank, 0)]
+            blur = blur_at(taps, stride, starts=[starts.get(a, 0) for a in range(-rank, 0)], **options)
+            self._instead_or_before(site, blur, blur_at(taps, (1,) * rank, **options), plan)
+        else:
+            self._before(site, blur_at(taps, (1,) * rank, **options), plan)
+            plan.how = "blur before the slice"
+
+    def _space_to_depth(self, site: Site, settings: Settings, plan: Plan) -> None:
+        rank = len(site.node.args[0].shape) - 2
+        last = self._channels_last(site)
+        axes = [a + 1 if last else a for a in site.axes]
+        taps = [settings.taps if a in axes else 1 for a in range(-rank, 0)]
+        options = settings.options(site, channels_last=last)
+        if settings.exact:
+            self._dense(site, settings, last, taps, plan)
+            return
+        self._before(site, blur_at(taps, (1,) * rank, **options), plan)
+        plan.how = "blur before the patches"
+
+    _unfold = _space_to_depth
+
+    def _adaptive_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
+        rank = len(site.node.args[0].shape) - 2
+        taps = [settings.taps if a in site.axes else 1 for a in range(-rank, 0)]
+        self._before(site, blur_at(taps, (1,) * rank, **settings.options(site)), plan)
+        plan.how = "blur before it"
+
+    _interpolate = _lp_pool = _adaptive_pool
+
+    def _dense(self, site: Site, settings: Settings, last: bool, taps: list[int], plan: Plan) -> None:
+        call = site.node.call
+        axes_kept = call.result is not None and len(self.tape.nodes[call.result].shape) == 4
+        if len(taps) != 2 or not axes_kept or call.inputs[:1] != (self._source(site.node),):
+            raise Refused("exact=True needs a module whose forward takes and gives a map of height and width")
+        channels = self.tape.nodes[call.result or 0].shape[-1 if last else 1]
+        steps = (int(site.stride[0]), int(site.stride[1]))
+        blur = blur_at(taps, steps, **settings.options(site, channels=channels, channels_last=last))
+        dense = Dense(steps, last, settings.padding_mode)
+        plan.changes.append(Change(call.module, call.path, "dense", dense=dense))
+        plan.changes.append(Change(call.module, call.path, "blur_after", blur))
+        plan.how = "the layer at every pixel, then blur pool"
+
+    # ---- strides
+
+    def _taps(self, site: Site, settings: Settings, rank: int) -> list[int]:
+        return [settings.taps if s > 1 else 1 for s in site.stride]
+
+    def _share(self, site: Site, settings: Settings) -> tuple[int, ...]:
+        """How much of the stride the blur takes."""
+        whole = tuple(int(s) for s in site.stride)
+        share = whole if settings.stride is None else per_axis(settings.stride, len(whole))
+        if any(w % s for w, s in zip(whole, share, strict=True)):
+            raise Refused(f"a blur of stride {share} does not divide the stride {whole}")
+        return share
+
+    def _stride_one(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
+        """The convolution's own stride, divided by the blur's share."""
+        node, call = site.node, site.node.call
+        rest = tuple(int(s) // b for s, b in zip(site.stride, share, strict=True))
+        own = getattr(call.module, "stride", None)
+        is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(share)) == tuple(int(s) for s in site.stride)
+        if is_own and self._weight_is_of(call.module, node):
+            plan.changes.append(Change(call.module, call.path, "attribute", attribute=("stride", rest)))
+            return
+        if any(r != 1 for r in rest):
+            raise Refused("a part of a functional convolution's stride cannot be kept")
+        event = self._event(call, node)
+        edit = Edit(event.fx_node, "stride", target=event.target)
+        plan.changes.append(Change(call.module, call.path, "edit", edits=(edit,)))
+
+    def _weight_is_of(self, module: nn.Module, node: Node) -> bool:
+        """Whether a module is a convolution: its weight has the shape of the one that runs (it may standardise it)."""
+        weight = getattr(module, "weight", None)
+        return isinstance(weight, Tensor) and weight.shape == node.facts["weight"].shape
+
+    def _same(self, site: Site, share: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
+        """For a convolution that pads by the size of its map: (kernel, dilation, stride) an axis; None for others.
+
+        Found by trial, on the map and on one that is a pixel smaller: what the module gives at stride 1 holds what it
+        gave, from its first pixel, or from that where TensorFlow's rule puts it.
+        """
+        node, call, rank = site.node, site.node.call, len(site.stride)
+        has_stride = isinstance(getattr(call.module, "stride", None), (tuple, list, int))
+        if self._source(node) == node.args[0].node or not has_stride:
+            return None
+        (x, *rest), kwargs = self._arguments(call)
+        smaller = x[(..., *[slice(0, -1) if n > 1 else slice(None) for n in x.shape[-rank:]])]
+        answers = [self._at_strides(call.module, (y, *rest), kwargs, share) for y in (x, smaller)]
+        if answers[0][1].shape[-rank:] != x.shape[-rank:]:
+            return None  # a fixed padding, which its stride does not move
+        dilation = per_axis(node.argument(5, "dilation", 1), rank)
+        same = tuple(zip(site.kernel, dilation, share, strict=True))
+        for rule in (None, same):
+            if all(self._holds(strided, full, share, rule) for strided, full in answers):
+                return rule
+        raise Refused("at stride 1 it does not give what it gave, at any pixel that is known")
+
+    def _at_strides(self, module: Any, args: Any, kwargs: Any, share: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """What a convolution gives at a stride, and at stride 1."""
+        own = module.stride
+        try:
+            with undisturbed(module):
+                module.stride = share
+                strided = module(*args, **kwargs)
+                module.stride = (1,) * len(share)
+                return strided, module(*args, **kwargs)
+        finally:
+            module.stride = own
+
+    def _holds(self, strided: Tensor, full: Tensor, share: tuple[int, ...], rule: Any) -> bool:
+        """Whether one map is every ``share``-th pixel of another, from the first or from where a rule puts it."""
+        for i, step in enumerate(share):
+            axis, size = i - len(share), full.shape[i - len(share)]
+            first = same_start(*rule[i], size=size) if rule else 0
+            full = full.index_select(axis, torch.arange(first, size, step, device=full.device))
+        return full.shape == strided.shape and full.allclose(strided, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,108 @@
+"""Reports for people: a table in the terminal, a picture."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .audit import Report
+
+HEADINGS = ("where", "what", "stride", "map", "filter", "aliased energy", "equivariance error", "source")
+
+
+def by(sizes: tuple[float, ...]) -> str:
+    """(2, 2) as 2, (2, 1) as 2x1, map sizes as 56x56."""
+    shown = [f"{s:g}" for s in sizes]
+    return shown[0] if len(set(shown)) == 1 and len(shown) > 1 and float(shown[0]) < 8 else "x".join(shown)
+
+
+def cells(report: Report) -> list[list[str]]:
+    """The table's rows, in the order of `HEADINGS`."""
+    rows = []
+    for s in report.sites:
+        figures = ["-" if v is None else f"{v:.4f}" for v in (s.aliasing, s.equivariance)]
+        sizes = "x".join(map(str, s.map_size))
+        rows.append([s.name, s.kind, by(s.stride), f"{s.channels}x{sizes}", s.filter or "none", *figures, s.source])
+    return rows
+
+
+def summary(report: Report) -> str:
+    many = len(report.sites)
+    return (
+        f"{type(report.model).__name__}: {many} sampling place{'s' * (many != 1)}, {len(report.unfiltered)} unfiltered"
+    )
+
+
+def require(module: str, extra: str) -> Any:
+    """Imports a module of an extra; where it is missing, says which extra has it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ImportError(f"{package} is needed here: pip install aablur[{extra}]") from error
+
+
+def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, width: int = 160) -> str:
+    """A table as text, by rich; columns of plain text where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        lines = [list(headings), *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+        body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+        return "\n".join([title, *body])
+    made = Table(title=title, title_justify="left")
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(made)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore
+
+
+def as_text(report: Report) -> str:
+    return text_table(HEADINGS, cells(report), summary(report))
+
+
+def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
+    """Bars of both figures a site; below them, if wanted, the heat maps of Zhang's Figure 5, one a site."""
+    matplotlib = require("matplotlib", "models")
+    matplotlib.use("Agg", force=False)
+    plt = require("matplotlib.pyplot", "models")
+    sites = report.sites
+    names = [s.name for s in sites]
+    maps = report.heatmaps() if heatmaps and sites else None
+    columns = min(6, max(1, len(sites)))
+    rows = -(-len(sites) // columns) if maps is not None else 0
+    bars = max(2.0, 0.3 * len(sites) + 1)
+    figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
+    colours = ["tab:blue" if s.filtered else "tab:red" for s in sites]
+    titles = ("energy above the new Nyquist limit", "equivariance error")
+    for i, (title, key) in enumerate(zip(titles, ("aliasing", "equivariance"), strict=True)):
+        ax = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
+        ax.barh(range(len(sites)), [getattr(s, key) or 0 for s in sites], color=colours)
+        ax.set_yticks(range(len(sites)), names if i == 0 else [""] * len(sites), fontsize=8)
+        ax.invert_yaxis()
+        ax.set_title(title, fontsize=10)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in ("tab:red", "tab:blue")]
+    figure.axes[1].legend(handles, ["no filter", "filtered"], fontsize=8, loc="lower right")
+    image = None
+    if maps is not None:
+        top = max(1e-6, float(maps.nan_to_num().max()))
+        for i, name in enumerate(names):
+            at = 2 * (i % columns)
+            ax = figure.add_subplot(grid[1 + i // columns, at : at + 2])
+            image = ax.imshow(maps[i].numpy(), origin="lower", vmin=0, vmax=top, cmap="magma")
+            ax.set_title(name, fontsize=7)
+            ax.tick_params(labelsize=6)
+        bar = figure.colorbar(image, ax=figure.axes[2:], shrink=0.8)
+        bar.set_label("equivariance error by shift\n(down, right; pixels of the input)", fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
