@@ -2,7 +2,8 @@
 
 `make codegen` prints the table; tests/test_codegen.py holds every row to its budget. Each kernel is compiled twice: as
 it is, for registers and spills, and without its border tiles (AABLUR_INSIDE_ONLY), where the code is straight, so that
-what is executed is what is there.
+what is executed is what is there. Kernels that go plane by plane through shared memory do borders and all in loops:
+their instructions are those of every loop times its turns (cuts.py), for planes of several sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from . import codegen_triton
+from . import codegen_triton, cuts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,6 +40,11 @@ class Budget:
     registers: int
     wide_loads: int = 0
     wide_stores: int = 0
+    side: int = 0  # of planes
+
+    @property
+    def name(self) -> str:
+        return f"{self.what}, planes of {self.side}" if self.side else self.what
 
 
 # At the bandwidth of an H200 an element has time for 19 instructions in bfloat16, 39 in float32 (33.4e12 a second). The
@@ -71,6 +77,28 @@ BUDGETS = (
     Budget(
         "BlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>", "max adjoint, bfloat16, NCHW rows of 8 bytes", 39, 128
     ),
+)
+
+# Planes of rows that are no whole vectors, through shared memory, all included: borders, copies, and what a block and a
+# thread set up, which weighs more the smaller a plane is. At 75 % of a copy an element has time for 25 instructions in
+# bfloat16 and 52 in float32, with codes for 28 and 57: the blur is within, the max in bfloat16 is not, and is held
+# where it is: maxima take 12 of them, their blur 9 to 11; the adjoint's loop, which compares a code with each of four
+# positions, takes 26.
+SIDES = (7, 14, 28, 55, 57, 113)
+PLANES = {  # kernel -> what, registers, 16-byte loads or copies, 16-byte stores, instructions for each of SIDES
+    "BlurPlanes<float, 3, 2>": ("blur, float32", 64, 4, 4, (24, 20, 19, 20, 20, 20)),
+    "BlurPlanes<bfloat16, 3, 2>": ("blur, bfloat16", 64, 4, 4, (20, 17, 16, 17, 17, 16)),
+    "BlurBackwardPlanes<float, 3, 2>": ("adjoint, float32", 64, 4, 4, (27, 22, 20, 22, 24, 23)),
+    "BlurBackwardPlanes<bfloat16, 3, 2>": ("adjoint, bfloat16", 64, 4, 4, (24, 19, 17, 18, 19, 19)),
+    "MaxBlurPlanes<float, 3, 2, true>": ("max-blur, float32", 64, 4, 8, (52, 54, 53, 55, 52, 53)),
+    "MaxBlurPlanes<bfloat16, 3, 2, true>": ("max-blur, bfloat16", 64, 4, 8, (39, 38, 36, 40, 38, 37)),
+    "MaxBackwardPlanes<float, 3, 2>": ("max adjoint, float32", 96, 8, 4, (67, 57, 54, 50, 57, 50)),
+    "MaxBackwardPlanes<bfloat16, 3, 2>": ("max adjoint, bfloat16", 96, 8, 4, (61, 49, 40, 45, 43, 42)),
+}
+BUDGETS += tuple(
+    Budget(kernel, what, count, registers, loads, stores, side)
+    for kernel, (what, registers, loads, stores, counts) in PLANES.items()
+    for side, count in zip(SIDES, counts, strict=True)
 )
 
 
@@ -107,9 +135,9 @@ def elements(kernel: str) -> int:
 
 
 def _name(symbol: str) -> str:
-    """The kernel of `run<kernel>`, from its mangled name: nvcc's own demangler is not everywhere."""
+    """The kernel of `run<kernel>` or `run_blocks<kernel>`, from its mangled name: not everywhere is a demangler."""
     kinds = {"f": "float", "i": "int"}
-    match = re.match(r"_ZN6aablur3gpu3runINS0_\d+(\w+?)I(.*?)EEEEvT_l", symbol)
+    match = re.match(r"_ZN6aablur3gpu(?:3run|10run_blocks)INS0_\d+(\w+?)I(.*?)EEEEvT_l?$", symbol)
     assert match, symbol
     rest, parts = match.group(2), []
     while rest:
@@ -135,18 +163,49 @@ def compile_hot(nvcc: str, target: Path, *extra: str, architecture: int = 90) ->
     return done.stdout + done.stderr
 
 
-def _listing(cuobjdump: str, cubin: Path) -> dict[str, list[str]]:
-    """Kernel -> its instructions in order, without the padding."""
+def _listing(cuobjdump: str, cubin: Path) -> dict[str, list[tuple[int, str]]]:
+    """Kernel -> where its instructions stand and what they are, in order, without the padding."""
     text = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[tuple[int, str]]] = {}
     for part in text.split("Function : ")[1:]:
-        instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", part, re.M)
-        found[_name(part.split()[0])] = [i for i in instructions if not re.match(r"(@\S+ )?(NOP|BRA)", i)]
+        instructions = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", part, re.M)
+        found[_name(part.split()[0])] = [(int(at, 16), i) for at, i in instructions if not re.match(r"(@\S+ )?NOP", i)]
     return found
 
 
+def _in_straight_code(listing: list[tuple[int, str]]) -> int:
+    return sum(not re.match(r"(@\S+ )?BRA", i) for _, i in listing)
+
+
+def _in_loops(listing: list[tuple[int, str]], turns: Sequence[float | tuple[float, Sequence[float]]]) -> float:
+    """Instructions that a thread executes of code whose loops turn so often."""
+    loops = []
+    for at, instruction in listing:
+        branch = re.search(r"BRA.*?(0x[0-9a-f]+)", instruction)
+        if branch and int(branch[1], 16) < at:
+            loops.append((int(branch[1], 16), at))
+    loops.sort()
+
+    def inside(loop: tuple[int, int]) -> list[tuple[int, int]]:
+        return [other for other in loops if other != loop and loop[0] <= other[0] and other[1] <= loop[1]]
+
+    def size(loop: tuple[int, int]) -> int:
+        return sum(loop[0] <= at <= loop[1] for at, _ in listing)
+
+    outer = [loop for loop in loops if not any(loop in inside(other) for other in loops)]
+    assert len(outer) == len(turns), f"{len(outer)} loops, known are {len(turns)}"
+    total = float(len(listing) - 1 - sum(map(size, outer)))  # without the branch to itself at the end
+    for loop, turn in zip(outer, turns, strict=True):
+        times, inner = turn if isinstance(turn, tuple) else (turn, [])
+        nested = inside(loop)
+        assert len(nested) == len(inner), f"{len(nested)} loops inside one, known are {len(inner)}"
+        body = size(loop) + sum((n - 1) * size(one) for n, one in zip(inner, nested, strict=True))
+        total += times * body
+    return total
+
+
 def measure() -> dict[str, Code]:
-    """Compiles the hot kernels for sm_90 and counts."""
+    """Compiles the hot kernels for sm_90 and counts: `name` of a budget -> code."""
     nvcc, cuobjdump = tool("nvcc"), tool("cuobjdump")
     if not (nvcc and cuobjdump):
         raise RuntimeError("nvcc and cuobjdump (from `pip install triton`) are needed")
@@ -155,21 +214,33 @@ def measure() -> dict[str, Code]:
         log = compile_hot(nvcc, whole)
         compile_hot(nvcc, inside, "-DAABLUR_INSIDE_ONLY=true")
         all_code, straight = _listing(cuobjdump, whole), _listing(cuobjdump, inside)
-    codes = {}
     pattern = r"entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers"
-    for symbol, stack, spilled, registers in re.findall(pattern, log, re.S):
-        kernel = _name(symbol)
-        every, executed = all_code[kernel], straight[kernel]
-        codes[kernel] = Code(
-            instructions=len(executed) / elements(kernel),
-            registers=int(registers),
-            spilled_bytes=int(spilled),
-            stack_bytes=int(stack),
-            local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for i in every),
-            atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|RED)\b", i)) for i in every),
-            wide_loads=sum("LDG.E.128" in i for i in executed),
-            wide_stores=sum("STG.E.128" in i for i in executed),
-        )
+    resources = {_name(symbol): map(int, rest) for symbol, *rest in re.findall(pattern, log, re.S)}
+    unknown = set(resources) ^ {budget.kernel for budget in BUDGETS}
+    assert not unknown, f"not both compiled and in BUDGETS: {unknown}"
+    of_kernel = {kernel: tuple(numbers) for kernel, numbers in resources.items()}
+    codes = {}
+    with cuts.cutter() as library:
+        for budget in BUDGETS:
+            stack, spilled, registers = of_kernel[budget.kernel]
+            every, executed = all_code[budget.kernel], straight[budget.kernel]
+            if budget.side:
+                name, itemsize = budget.kernel.split("<")[0], 4 if "float," in budget.kernel else 2
+                cut = cuts.cut_of(library, name, itemsize, budget.side)
+                turns = cuts.turns(name, itemsize, budget.side, cut)
+                count = _in_loops(executed, turns) * cuts.THREADS / cuts.elements(name, cut)
+            else:
+                count = _in_straight_code(executed) / elements(budget.kernel)
+            codes[budget.name] = Code(
+                instructions=count,
+                registers=registers,
+                spilled_bytes=spilled,
+                stack_bytes=stack,
+                local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for _, i in every),
+                atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|ATOMS|RED)\b", i)) for _, i in every),
+                wide_loads=sum(bool(re.search(r"(LDG|LDGSTS)\.E\S*\.128", i)) for _, i in executed),
+                wide_stores=sum("STG.E.128" in i for _, i in executed),
+            )
     return codes
 
 
@@ -191,7 +262,7 @@ def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
 def main() -> int:
     codes, console = measure(), Console(width=130)
     title = "CUDA kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)"
-    console.print(table_of(title, ((b.what, b, codes[b.kernel]) for b in BUDGETS)))
+    console.print(table_of(title, ((b.name, b, codes[b.name]) for b in BUDGETS)))
     cuobjdump = tool("cuobjdump")
     assert cuobjdump
     title = "Triton kernels for sm_90, their loop over rows (budget)"
@@ -201,9 +272,9 @@ def main() -> int:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("what", "kernel", *COLUMNS))
         for budget in BUDGETS:
-            code = codes[budget.kernel]
+            code = codes[budget.name]
             counts = (getattr(code, column) for column in COLUMNS[1:])
-            writer.writerow((budget.what, budget.kernel, f"{code.instructions:.4g}", *counts))
+            writer.writerow((budget.name, budget.kernel, f"{code.instructions:.4g}", *counts))
         print(f"wrote {file.name}")
     return 0
 

@@ -26,5 +26,14 @@ AABLUR_HOT(BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>)
 AABLUR_HOT(BlurBackwardTile<bfloat16, 4, 3, 2, 4, 4, false, 2>)
 AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 8, 8, true, 2>)
 AABLUR_HOT(BlurBackwardTile<bfloat16, 1, 3, 2, 4, 4, true, 2>)
+#define AABLUR_HOT_BLOCKS(...) template __global__ void run_blocks<__VA_ARGS__>(const __grid_constant__ __VA_ARGS__);
+AABLUR_HOT_BLOCKS(BlurPlanes<float, 3, 2>)
+AABLUR_HOT_BLOCKS(BlurPlanes<bfloat16, 3, 2>)
+AABLUR_HOT_BLOCKS(BlurBackwardPlanes<float, 3, 2>)
+AABLUR_HOT_BLOCKS(BlurBackwardPlanes<bfloat16, 3, 2>)
+AABLUR_HOT_BLOCKS(MaxBlurPlanes<float, 3, 2, true>)
+AABLUR_HOT_BLOCKS(MaxBlurPlanes<bfloat16, 3, 2, true>)
+AABLUR_HOT_BLOCKS(MaxBackwardPlanes<float, 3, 2>)
+AABLUR_HOT_BLOCKS(MaxBackwardPlanes<bfloat16, 3, 2>)
 
 }  // namespace aablur::gpu

@@ -37,8 +37,10 @@ class Best {
   }
 
   AABLUR_HOST_DEVICE float value(int l) const { return value_[l]; }
+  AABLUR_HOST_DEVICE Pixel<T, V> pixel() const { return rounded<T, V>(value_); }
   // A field of Bits a lane.
   AABLUR_HOST_DEVICE uint32_t codes() const { return codes_; }
+  AABLUR_HOST_DEVICE uint8_t code(int l) const { return uint8_t(codes_ >> (l * Bits) & field); }
 
  private:
   AABLUR_HOST_DEVICE void take(const float (&candidate)[V], uint32_t candidate_codes) {
@@ -121,7 +123,9 @@ class BestOfHalves {
     AABLUR_UNROLL
     for (int w = 0; w < V / 2; ++w) take(w, other.value_[w], other.codes_[w] + code * 0x10001);
   }
+  AABLUR_HOST_DEVICE Pixel<T, V> pixel() const { return bit_cast<Pixel<T, V>>(value_); }
   AABLUR_HOST_DEVICE float value(int l) const { return widen(bit_cast<T>(uint16_t(value_[l / 2] >> (l % 2 * 16)))); }
+  AABLUR_HOST_DEVICE uint8_t code(int l) const { return uint8_t(codes_[l / 2] >> (l % 2 * 16)); }
   AABLUR_HOST_DEVICE uint32_t codes() const {
     constexpr int group = 16 / Bits;  // lanes whose codes fit 16 bits
     uint32_t all = 0;

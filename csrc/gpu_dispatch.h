@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "gpu_moments.h"
+#include "gpu_planes_dispatch.h"
 #include "gpu_tiles.h"
 
 namespace aablur::gpu {
@@ -169,6 +170,22 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
   });
 }
 
+// The blur or its adjoint plane by plane through shared memory, of rows that are no whole vectors; false where not.
+template <bool Backward, class T>
+bool blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
+  const Shape& shape = arguments.shape;
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
+  if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1 ||
+      layout_of<T>(shape, arguments.x, arguments.x_grid, 16 / sizeof(T), Backward) != Layout::elements)
+    return false;
+  return with_taps(width, [&](auto taps, auto strides) {
+    constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
+    using Kernel = std::conditional_t<Backward, BlurBackwardPlanes<T, K, S>, BlurPlanes<T, K, S>>;
+    return queue_planes<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_grid,
+                                static_cast<T*>(arguments.out), Backward, stream, error);
+  });
+}
+
 // Calls f with taps and window as constants, for stride 2; false where no tiles are compiled for them.
 template <class F>
 bool with_window(const Shape& shape, F&& f) {
@@ -229,6 +246,38 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
   });
 }
 
+// Max-blur plane by plane through shared memory, of rows that are no whole vectors; false where not.
+template <class T>
+bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
+  const Shape& shape = arguments.shape;
+  if (!is_tileable(shape, arguments.filters) ||
+      layout_of<T>(shape, arguments.x, arguments.x_grid, 16 / sizeof(T), false) != Layout::elements)
+    return false;
+  return with_window(shape, [&](auto taps, auto windows) {
+    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
+    auto queue = [&](auto of_kernel) {
+      using Kernel = typename decltype(of_kernel)::type;
+      return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.x),
+                                  arguments.x_grid, static_cast<T*>(arguments.out), false, stream, error);
+    };
+    return arguments.codes.data ? queue(Type<MaxBlurPlanes<T, K, W, true>>{})
+                                : queue(Type<MaxBlurPlanes<T, K, W, false>>{});
+  });
+}
+
+template <class T>
+bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
+  const Shape& shape = arguments.shape;
+  if (!is_tileable(shape, arguments.filters) ||
+      layout_of<T>(shape, arguments.grad, arguments.grad_grid, 16 / sizeof(T), true) != Layout::elements)
+    return false;
+  return with_window(shape, [&](auto taps, auto windows) {
+    using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;
+    return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
+                                arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
+  });
+}
+
 // The adjoint of max-blur by tiles.
 template <class T>
 bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
@@ -260,19 +309,22 @@ struct Dispatch {
   static const char* blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_tiles<false, T>(arguments, stream, error)) return error;
+      if (blur_by_planes<false, T>(arguments, stream, error) || blur_by_tiles<false, T>(arguments, stream, error))
+        return error;
     return launch(BlurPoint<T>{arguments}, stream);
   }
   static const char* blur_backward(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_tiles<true, T>(arguments, stream, error)) return error;
+      if (blur_by_planes<true, T>(arguments, stream, error) || blur_by_tiles<true, T>(arguments, stream, error))
+        return error;
     return launch(BlurBackwardPoint<T>{arguments}, stream);
   }
   static const char* max_blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_by_tiles<T>(arguments, stream, error)) return error;
+      if (max_blur_by_planes<T>(arguments, stream, error) || max_blur_by_tiles<T>(arguments, stream, error))
+        return error;
     if (arguments.codes.data)
       if ((error = launch(CodesPoint<T>{arguments}, stream))) return error;
     return launch(BlurPoint<T>{arguments}, stream);
@@ -280,7 +332,9 @@ struct Dispatch {
   static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_backward_by_tiles<T>(arguments, stream, error)) return error;
+      if (max_blur_backward_by_planes<T>(arguments, stream, error) ||
+          max_blur_backward_by_tiles<T>(arguments, stream, error))
+        return error;
     return launch(MaxBackwardPoint<T>{arguments}, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {

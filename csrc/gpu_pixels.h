@@ -28,7 +28,7 @@ class Divisor {
     n = quotient;
     return rest;
   }
-  uint32_t value() const { return d_; }
+  AABLUR_HOST_DEVICE uint32_t value() const { return d_; }
 
  private:
   uint32_t d_ = 1, magic_ = 1, shift_ = 0;

@@ -92,6 +92,8 @@ def arrange(x: Tensor, layout: str, rank: int) -> Tensor:
         room = room.contiguous(memory_format=channels_last)
         room[:, 2:-1] = batched
         batched = room[:, 2:-1]
+    elif layout == "offset":  # dense, from an address that is no multiple of 16 bytes
+        batched = torch.cat((batched.new_full((1,), torch.nan), batched.flatten()))[1:].view(batched.shape)
     elif layout == "expanded":
         batched = batched[:, :1].expand(batched.shape)
     return batched if x.ndim == rank + 2 else batched.squeeze(0)

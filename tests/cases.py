@@ -242,4 +242,37 @@ def _generate() -> Iterator[Case]:
                 )
 
 
-CASES = list({case.id: case for case in _generate()}.values())
+def _shared() -> Iterator[Case]:
+    """Rows of no whole vectors, which a GPU's blocks share planes or bands of: several a block and a rest; borders; any
+    alignment."""
+    pick, modes, dtypes = random.Random(1905).choice, list(MODES), ("f16", "bf16", "f32")
+    layouts = ("contiguous", "offset")
+    for side in (7, 14, 28, 55, 57, 113):
+        planes = {7: (13, 83), 14: (3, 367)}.get(side, (1, 3))
+        for taps in (3, pick((2, 4, 5))):
+            for dtype in dtypes:
+                for window in (None, pick((2, 3))):
+                    yield Case(
+                        "shared", (*planes, side, side), taps=taps, dtype=dtype, padding_mode=pick(modes),
+                        layout=pick(layouts), window=window,
+                    )  # fmt: skip
+    for size in ((3, 5), (1, 7), (9, 1), (2, 3), (4, 6), (7, 14), (31, 9), (40, 301), (130, 27)):
+        for mode in modes:
+            for taps in (2, 3, 4, 5):
+                yield Case(
+                    "shared", (2, 5, *size), taps=pick((taps, f"s{taps}")), stride=pick((1, 2)), padding_mode=mode,
+                    dtype=pick(dtypes), layout=pick(layouts),
+                    padding=pick(("same", "same", (((taps - 1) // 2, 3), ((taps - 1) // 2, 4)))),
+                    values=pick(("random", "special")),
+                )  # fmt: skip
+                if min(size) > 2:
+                    yield Case(
+                        "shared", (2, 5, *size), taps=pick((3, 4)), padding_mode=mode, window=pick((2, 3)),
+                        dtype=pick(dtypes), layout=pick(layouts),
+                        values=pick(("random", "ties", "special")),
+                    )  # fmt: skip
+    yield from _both(Case("shared", (17, 301, 3, 3), dtype="bf16"))
+    yield from _both(Case("shared", (17, 302, 3, 5), dtype="f32", taps=4))
+
+
+CASES = list({case.id: case for case in (*_generate(), *_shared())}.values())

@@ -62,10 +62,8 @@ def instructions(row: Row, counts: dict[str, float]) -> float | None:
     vector = 4 if row.window > 1 else wide
     if row.layout == "channels_last":
         path = "channels_last" if channels % vector == 0 else "single elements"
-    elif row.op == "max_blur_pool2d" and width % wide:
-        path = "single elements" if width % vector else "NCHW rows of 8 bytes"
     else:
-        path = "single elements" if width % vector else "NCHW rows"
+        path = f"planes of {width}" if width % wide else "NCHW rows"
     dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
     return counts.get(f"{KINDS[row.op, row.direction]}, {dtype}, {path}")
 
@@ -116,7 +114,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(aligned(against(Path(sys.argv[1]))))
     else:
-        print(aligned(predictions([r for r in catalogue() if r.group == "ResNet-50" and r.dtype_name != "float16"])))
+        groups = ("ResNet-50", "odd", "small")
+        print(aligned(predictions([r for r in catalogue() if r.group in groups and r.dtype_name != "float16"])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,269 @@
+// Small and odd planes of NCHW maps, whose rows are no whole vectors: a block copies planes that lie one after the
+// other, or a band of rows of one, into shared memory by 16 bytes, computes there, and writes the result back likewise.
+//
+// Neighbours of a warp take strips of 4 columns of the larger map, so that in a bank halves meet by twos and floats by
+// fours: a third to a half of what shared memory does in the time of a copy (the max: all of it). Wider strips would
+// take fewer instructions and meet more often.
+//
+// A kernel is a functor of (block, thread, shared memory) in phases; between phases all threads of a block wait for
+// each other. CUDA runs them with a barrier between, the host for one thread after the other.
+#pragma once
+
+#include "gpu_pixels.h"
+
+namespace aablur::gpu {
+
+constexpr int block_threads = 128;
+constexpr int most_room = 48 << 10;  // bytes of shared memory a block, unless more is asked for
+
+// ---- how maps are cut ------------------------------------------------------------------------------
+
+// What a block takes: some planes, or of one plane a band of rows; what a thread takes at a time: a strip of columns,
+// rolling down a segment of rows.
+struct Cut {
+  int planes = 1, band = 1, segment = 1;  // planes a block, rows a block, rows a thread; rows of the result
+
+  // Of `planes` results of `rows` rows in `strips` strips; room(cut) is the shared memory that a block then needs.
+  //
+  // - A segment is long: what a thread sets up, and what it reads of its neighbours, is little beside it. A plane's are
+  //   alike, and of whole row_steps.
+  // - A band has as many segments as a block has threads for.
+  // - A block takes planes until it has `enough` in shared memory, for what it sets up to be little beside them, too.
+  //   Five or six such blocks are on an SM of 228 KB, two in 100 KB; they are in different phases, which
+  //   keeps memory busy.
+  // - Of up to twice as few planes, those that leave least lanes of warps idle beside what a block sets up, which is as
+  //   much as some `setup` rows of a strip.
+  // - Of many planes it takes a multiple of 8: all blocks begin at whole 16-byte vectors.
+  // - A few planes are spread over all SMs.
+  template <class Room>
+  static Cut of(int64_t planes, int64_t rows, int64_t strips, int64_t longest, int64_t row_step, int64_t enough,
+                Room&& room) {
+    constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
+    Cut cut;
+    const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, block_threads / strips);
+    cut.segment = int(ceil_div(ceil_div(rows, segments), row_step) * row_step);
+    cut.band = int(std::min(rows, cut.segment * high));
+    while (cut.band > cut.segment && room(cut) > most_room)
+      cut.band = int(cut.segment * (ceil_div(cut.band, cut.segment) - 1));
+    if (cut.band < rows) return cut;
+    Cut more = cut;
+    more.planes = 1 + many;
+    const int64_t one = room(cut), fit = 1 + (enough - one) * many / (room(more) - one);
+    const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(planes, least_blocks)));
+    const int64_t items = strips * ceil_div(rows, cut.segment), step = most > many ? 8 : 1;
+    auto executed = [&](int64_t p) { return ceil_div(p * items, warp) * warp * cut.segment + setup * block_threads; };
+    int64_t best = most / step * step;
+    for (int64_t p = best - step; p >= ceil_div(most, 2); p -= step)
+      if (executed(p) * best < executed(best) * p) best = p;
+    cut.planes = int(best);
+    return cut;
+  }
+};
+
+// ---- borders ---------------------------------------------------------------------------------------
+
+// Axis::fold near the map, for the device: what lies before and behind the map is a line each.
+struct Fold {
+  int size = 0, before_offset = 0, before_slope = 0, behind_offset = 0, behind_slope = 0;
+
+  Fold() = default;
+  explicit Fold(const Axis& axis) : size(int(axis.pooled())) {
+    switch (axis.padding_mode) {
+      case PaddingMode::zeros: before_offset = behind_offset = int(outside); break;
+      case PaddingMode::replicate: behind_offset = size - 1; break;
+      case PaddingMode::circular:
+        before_offset = size, behind_offset = -size;
+        before_slope = behind_slope = 1;
+        break;
+      case PaddingMode::reflect: behind_offset = 2 * (size - 1); before_slope = behind_slope = -1;
+    }
+  }
+  AABLUR_HOST_DEVICE int operator()(int p) const {
+    const int low = before_offset + before_slope * p, high = behind_offset + behind_slope * p;
+    return p < 0 ? low : p < size ? p : high;
+  }
+  // Whether that is so of all that the axis reads.
+  static bool serves(const Axis& axis) {
+    constexpr int64_t most = 16;
+    const int64_t n = axis.pooled(), end = (axis.out() - 1) * axis.stride - axis.before + axis.taps;
+    if (axis.before > most || end - n > most) return false;
+    const Fold fold(axis);
+    bool all = true;
+    for (int64_t p = -axis.before; p < 0; ++p) all = all && fold(int(p)) == axis.fold(p);
+    for (int64_t p = n; p < end; ++p) all = all && fold(int(p)) == axis.fold(p);
+    return all;
+  }
+};
+
+// Rows from `first` on, `count` of them.
+struct Rows {
+  int first, count;
+};
+
+// ---- copies ----------------------------------------------------------------------------------------
+
+// Shared memory for `elements` that begin anywhere in a vector.
+template <class T>
+constexpr int64_t room_for(int64_t elements) {
+  return ceil_div(elements * int64_t(sizeof(T)) + 15, 16) * 16;
+}
+
+// Where an array stands in its part of shared memory: as far behind a whole vector as it does in memory.
+template <class T>
+AABLUR_HOST_DEVICE inline T* staged(char* room, const T* array) {
+  return reinterpret_cast<T*>(room + reinterpret_cast<uintptr_t>(array) % 16);
+}
+
+AABLUR_HOST_DEVICE inline void copy_vector_in(void* to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
+               : "memory");
+#else
+  *static_cast<Pixel<uint32_t, 4>*>(to) = load<Pixel<uint32_t, 4> >(from);
+#endif
+}
+
+// Waits for the vectors that this thread has copied in.
+AABLUR_HOST_DEVICE inline void finish_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+// This thread's share of a copy of `count` elements between memory and shared memory, which lie alike in vectors:
+// whole vectors with `vector`, what is left at both ends with `one`. The first is given an element, the second bytes.
+template <class T, class One, class Vector>
+AABLUR_HOST_DEVICE inline void share(const T* global, int count, int thread, One&& one, Vector&& vector) {
+  constexpr int wide = 16 / int(sizeof(T)), at_once = 4;
+  const int to_vector = int(-uint32_t(reinterpret_cast<uintptr_t>(global)) % 16 / sizeof(T));
+  const int head = to_vector < count ? to_vector : count, vectors = unsigned(count - head) / wide;
+  const int tail = head + vectors * wide;
+  int at = head * int(sizeof(T)) + thread * 16;
+  AABLUR_NO_UNROLL
+  for (int v = thread; v < vectors; v += at_once * block_threads, at += at_once * block_threads * 16) {
+    AABLUR_UNROLL
+    for (int u = 0; u < at_once; ++u)
+      if (v + u * block_threads < vectors) vector(at, u * block_threads * 16);
+  }
+  if (AABLUR_INSIDE_ONLY || thread >= wide) return;
+  if (thread < head) one(thread);
+  if (thread < count - tail) one(tail + thread);
+}
+template <class T>
+AABLUR_HOST_DEVICE inline void copy_in(T* to, const T* from, int count, int thread) {
+  share(
+      from, count, thread, [&](int i) { to[i] = from[i]; },
+      [&](int at, int more) {
+        copy_vector_in(reinterpret_cast<char*>(to) + at + more, reinterpret_cast<const char*>(from) + at + more);
+      });
+}
+template <class T>
+AABLUR_HOST_DEVICE inline void copy_out(T* to, const T* from, int count, int thread) {
+  share(
+      to, count, thread, [&](int i) { to[i] = from[i]; },
+      [&](int at, int more) {
+        using Vector = Pixel<uint32_t, 4>;
+        *reinterpret_cast<Vector*>(reinterpret_cast<char*>(to) + at + more) =
+            *reinterpret_cast<const Vector*>(reinterpret_cast<const char*>(from) + at + more);
+      });
+}
+
+// Keeps a value in a register: the compiler would make it anew in every turn of a loop.
+AABLUR_HOST_DEVICE inline void pin([[maybe_unused]] uint32_t& value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+}
+
+// An element as its accumulator, or zero: `keep` says which.
+template <class T>
+AABLUR_HOST_DEVICE inline uint32_t keeping(bool all) {
+  if constexpr (std::is_same_v<T, bfloat16>) return all ? 0x1044 : 0x4444;  // bytes of (element, 0), for __byte_perm
+  else return all ? ~0u : 0u;
+}
+template <class T>
+AABLUR_HOST_DEVICE inline float widen_kept(T v, uint32_t keep) {
+  if constexpr (std::is_same_v<T, float>) {
+    return bit_cast<float>(bit_cast<uint32_t>(v) & keep);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+#if defined(__CUDA_ARCH__)
+    return __uint_as_float(__byte_perm(v.bits, 0, keep));
+#else
+    return keep == keeping<T>(true) ? widen(v) : 0.0f;
+#endif
+  } else {
+    return widen(T{uint16_t(v.bits & keep)});
+  }
+}
+
+// ---- the maps --------------------------------------------------------------------------------------
+
+// How rows are handed to threads: strips of columns, each in segments of rows.
+struct Strips {
+  Divisor strips, segments;
+  int segment = 1;
+
+  Strips() = default;
+  Strips(int64_t strips, int64_t rows, int segment)
+      : strips(uint32_t(strips)), segments(uint32_t(ceil_div(rows, segment))), segment(segment) {}
+  // Calls f(plane, first row, rows, strip) for all that a thread has of planes of `rows` rows.
+  template <class F>
+  AABLUR_HOST_DEVICE void each(int planes, int rows, int thread, F&& f) const {
+    const int items = planes * int(segments.value() * strips.value());
+    AABLUR_NO_UNROLL
+    for (int i = thread; i < items; i += block_threads) {
+      uint32_t rest = uint32_t(i);
+      const int strip = int(strips.split(rest)), first = int(segments.split(rest)) * segment, left = rows - first;
+      if (left > 0) f(int(rest), first, left < segment ? left : segment, strip);
+    }
+  }
+};
+
+// Planes that lie one after the other, and their cut.
+struct Planes {
+  int planes = 0;
+  int source_height = 0, source_width = 0, result_height = 0, result_width = 0;  // of a plane
+  int before_height = 0, before_width = 0;
+  Fold height, width;
+  Cut cut;
+  Strips strips, pool;  // of the result, and of the map of maxima
+  Divisor bands;
+  bool banded = false;
+  int source_room = 0, pooled_room = 0, codes_room = 0, packed_room = 0,
+      result_room = 0;  // bytes of shared memory before
+  const float* taps = nullptr;
+  Codes codes;
+
+  // Whether blocks take bands of planes. For counting instructions: none does.
+  AABLUR_HOST_DEVICE bool is_banded() const { return !AABLUR_INSIDE_ONLY && banded; }
+  int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
+};
+
+// What a block has.
+struct Block {
+  int plane, planes, row, rows;  // the first plane, the first row
+
+  AABLUR_HOST_DEVICE Block(const Planes& map, uint32_t block) {
+    row = int(map.bands.split(block)) * map.cut.band;
+    rows = map.result_height - row < map.cut.band ? map.result_height - row : map.cut.band;
+    plane = int(block) * map.cut.planes;
+    planes = map.planes - plane < map.cut.planes ? map.planes - plane : map.cut.planes;
+  }
+};
+
+// Rows [row, row + rows) of every plane of a block in a map of planes of height x width.
+template <class T>
+AABLUR_HOST_DEVICE inline T* at_block(T* map, const Block& block, int row, int height, int width) {
+  return map + int64_t(block.plane) * (height * width) + row * width;
+}
+
+// The most rows of the source that a block reads.
+template <class Kernel>
+int64_t most_rows(const Planes& map) {
+  int64_t most = 0;
+  for (int row = 0; row < map.result_height; row += map.cut.band)
+    most = std::max<int64_t>(most, Kernel::read(map, row, std::min(map.cut.band, map.result_height - row)).count);
+  return most;
+}
+
+}  // namespace aablur::gpu
