@@ -10,7 +10,7 @@ export AABLUR_CUDA_ARCHS ?= 90
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
 
-.PHONY: bench test lint paper codegen gpu variants clean
+.PHONY: bench test lint paper pretrained codegen gpu variants clean
 .DELETE_ON_ERROR:
 
 bench: aablur/libaablur.so
@@ -46,6 +46,10 @@ gpu:
 # The paper's claims on small real data: docs/paper.md and its figures, from nothing, in some 20 minutes on two cores.
 paper: aablur/libaablur.so
 	$(BIN)/python -m benchmarks.paper $(PAPER)
+
+# A pretrained network on real photographs: docs/pretrained.md and its figure, in some ten minutes.
+pretrained: aablur/libaablur.so
+	$(BIN)/python -m benchmarks.pretrained
 
 codegen: $(VENV)/done
 	$(BIN)/python -m benchmarks.codegen

