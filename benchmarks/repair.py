@@ -1,7 +1,7 @@
 """The table of repaired networks in docs/audit.md: python -m benchmarks.repair [NAME ...]
 
 One network at a time: where it samples, what was repaired, what that costs, and how far its features are from moving
-with the picture, before and after. Without names it goes through all of them, and ends with a training step.
+with the picture, before and after. Without names it goes through all of them, and ends with a training step; `step` is that alone.
 """
 
 from __future__ import annotations
@@ -221,18 +221,19 @@ def picture() -> None:
 def main(*names: str) -> None:
     torch.manual_seed(0)
     at = f"torch {torch.__version__}, commit {commit()}"  # before the page is written
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    x = (crops(1, SIZE) - 0.45) / 0.25
-    for name, (build, path, by_hand) in networks().items():
-        if names and not any(wanted in name for wanted in names):
-            continue
-        result = measure(name, build(), path, by_hand, x)
-        lines.append("| " + " | ".join(result.cells()) + " |")
-        print(lines[-1], flush=True)
-    if names:
-        return
-    fill(PAGE, "repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, {at}.\n")
-    picture()
+    if names != ("step",):
+        lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+        x = (crops(1, SIZE) - 0.45) / 0.25
+        for name, (build, path, by_hand) in networks().items():
+            if names and not any(wanted in name for wanted in names):
+                continue
+            result = measure(name, build(), path, by_hand, x)
+            lines.append("| " + " | ".join(result.cells()) + " |")
+            print(lines[-1], flush=True)
+        if names:
+            return
+        fill(PAGE, "repair", "\n".join(lines) + f"\n\nPictures of {SIZE} x {SIZE}, {at}.\n")
+        picture()
     step = training_step(at)
     print(step)
     fill(PAGE, "step", step)
