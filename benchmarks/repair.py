@@ -1,7 +1,8 @@
 """The table of repaired networks in docs/audit.md: python -m benchmarks.repair [NAME ...]
 
 One network at a time: where it samples, what was repaired, what that costs, and how far its features are from moving
-with the picture, before and after. Without names it goes through all of them, and ends with a training step; `step` is that alone.
+with the picture, before and after. Without names it goes through all of them, and ends with a training step; the name
+"step" is that alone.
 """
 
 from __future__ import annotations
