@@ -24,7 +24,7 @@ from aablur.schemas import SCHEMAS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
-    ("version", "schemas", "geometry"),
+    ("version", "schemas", "geometry", "extras"),
     ("backends", "triton_kernels", "reference", "tiles"),
     ("triton_ops", "decomposition", "sharding"),
     ("ops",),

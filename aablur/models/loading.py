@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .show import require
+from ..extras import require
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -31,12 +31,12 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     if not name:
         raise ValueError(f"model must be torchvision:NAME, timm:NAME or package.module:NAME, got {spec!r}")
     if library == "torchvision":
-        models = require("torchvision.models", "models")
+        models = require("torchvision.models", "a model of torchvision", "models")
         if name not in models.list_models():
             raise ValueError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     elif library == "timm":
-        timm = require("timm", "models")
+        timm = require("timm", "a model of timm", "models")
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
         model = timm.create_model(name, pretrained=pretrained)
@@ -62,7 +62,7 @@ def load_picture(path: str | Path, size: int | tuple[int, int] = 224) -> Tensor:
 
     Its shorter side is scaled to ``size`` (anti-aliased), and the middle is cut out.
     """
-    pixels = require("skimage.io", "models").imread(str(path))
+    pixels = require("skimage.io", "reading a picture", "models").imread(str(path))
     x = torch.as_tensor(pixels.copy()).float() / 255
     x = x.expand(3, -1, -1) if x.ndim == 2 else x.permute(2, 0, 1)[:3]
     height, width = (size, size) if isinstance(size, int) else size

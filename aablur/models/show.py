@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..extras import require
 
 if TYPE_CHECKING:
     from .audit import Report
@@ -35,17 +37,6 @@ def summary(report: Report) -> str:
     )
 
 
-def require(module: str, extra: str) -> Any:
-    """Imports a module of an extra; where it is missing, says which extra has it."""
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise ImportError(f"{package} is needed here: pip install aablur[{extra}]") from error
-
-
 def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, width: int = 160) -> str:
     """A table as text, by rich; columns of plain text where rich is not installed."""
     try:
@@ -72,9 +63,9 @@ def as_text(report: Report) -> str:
 
 def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     """Bars of both figures a site; below them, if wanted, the heat maps of Zhang's Figure 5, one a site."""
-    matplotlib = require("matplotlib", "models")
+    matplotlib = require("matplotlib", "a plot", "models")
     matplotlib.use("Agg", force=False)
-    plt = require("matplotlib.pyplot", "models")
+    plt = require("matplotlib.pyplot", "a plot", "models")
     sites = report.sites
     names = [s.name for s in sites]
     maps = report.heatmaps() if heatmaps and sites else None

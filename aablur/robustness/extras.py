@@ -1,15 +1,7 @@
-"""Packages beyond torch, imported where they are needed."""
+"""Packages beyond torch that come with the extra of the same name."""
 
-from __future__ import annotations
+from functools import partial
 
-import importlib
-from typing import Any
+from ..extras import require as _require
 
-
-def require(module: str, what_for: str) -> Any:
-    """The module; where it is missing, an ImportError that says which extra brings it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise ImportError(f"{what_for} needs {package}: pip install aablur[robustness] ({error})") from error
+require = partial(_require, extra="robustness")
