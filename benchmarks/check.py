@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .photos import feature_map
+from .pools import STRIDE
 from .providers import COMPILE, OURS, Provider, outputs
-from .workloads import DTYPES, STRIDE, Workload
+from .workloads import DTYPES, Workload
 
 # Largest error allowed, as a fraction of the largest magnitude of the float64 result.
 TOLERANCES = {

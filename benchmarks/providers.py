@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import aablur
 
-from .workloads import LAYOUTS, PADDING_MODE, STRIDE, TAPS, WINDOW, Workload
+from .pools import LAYOUTS, PADDING_MODE, STRIDE, TAPS, WINDOW
+from .workloads import Workload
 
 COPY = "copy"
 EAGER_NCHW = "eager NCHW"

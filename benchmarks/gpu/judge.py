@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..pools import STRIDE
 from .providers import BASELINES, OURS, TRITON, Maps, Step
-from .rows import STRIDE, Row
+from .rows import Row
 
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}  # of the largest magnitude
 BASELINE_SLACK = 4  # a chain of ops rounds after each op

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import aablur
 
-from .rows import STRIDE, TAPS, Row
+from ..pools import STRIDE, TAPS
+from .rows import Row
 
 COPY = "copy"
 OURS = "aablur"

@@ -7,15 +7,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+from ..pools import DTYPES, LAYOUTS, MIB, OPS, Pool
 
-TAPS, STRIDE, WINDOW = 3, 2, 2
-OPS = ("blur_pool2d", "max_blur_pool2d")
 DIRECTIONS = ("forward", "backward")
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-MIB = 1 << 20
 LEAST_BYTES = 128 * MIB  # of an input: the bars speak of 64 MB and more
 
 # (channels, side) of what networks downsample at 224 pixels, and what is awkward. A map stands in one group.
@@ -36,56 +30,13 @@ BARS = {  # (op, whether the map is aligned): least fraction of the copy's bandw
 
 
 @dataclass(frozen=True)
-class Row:
-    """One op in one direction over one map."""
-
-    group: str  # of MAPS, or "huge"
-    op: str
-    direction: str
-    dtype_name: str
-    layout: str
-    shape: tuple[int, int, int, int]  # of the input
-
-    @property
-    def name(self) -> str:
-        size = "x".join(map(str, self.shape))
-        return "/".join((self.op, self.direction, self.layout, self.dtype_name, self.group, size))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.dtype_name]
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return LAYOUTS[self.layout]
-
-    @property
-    def window(self) -> int:
-        return WINDOW if self.op == "max_blur_pool2d" else 1
-
-    @property
-    def pooled(self) -> tuple[int, int, int, int]:
-        n, c, h, w = self.shape
-        return n, c, h - self.window + 1, w - self.window + 1
-
-    @property
-    def out_shape(self) -> tuple[int, int, int, int]:
-        n, c, h, w = self.pooled
-        return n, c, math.ceil(h / STRIDE), math.ceil(w / STRIDE)
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def input_bytes(self) -> int:
-        return self.elements * self.dtype.itemsize
+class Row(Pool):
+    """One row: its direction is one of DIRECTIONS, its group one of MAPS, or "huge"."""
 
     @property
     def minimal_bytes(self) -> int:
-        """Either direction reads one map and writes the other, and writes or reads 2-bit codes for a max."""
-        codes = math.prod(self.pooled) // 4 if self.window > 1 else 0
-        return self.input_bytes + math.prod(self.out_shape) * self.dtype.itemsize + codes
+        """Either direction reads one map and writes the other, and writes or reads the codes of a max."""
+        return self.map_bytes + self.code_bytes
 
     @property
     def is_aligned(self) -> bool:
