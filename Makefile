@@ -43,7 +43,7 @@ gpu:
 	-k "cuda and tile and 16x21x18 and k3 and bf16" -p no:cacheprovider || exit 1; done; fi
 	$(PYTHON) -m benchmarks.gpu $(BENCH)
 
-# The paper's claims on small real data: docs/paper.md and its figures, from nothing, in some 20 minutes on two cores.
+# The paper's claims on small real data: docs/paper.md and its figures, from nothing, in some 10 minutes on two cores.
 paper: aablur/libaablur.so
 	$(BIN)/python -m benchmarks.paper $(PAPER)
 
