@@ -1,6 +1,9 @@
 """Fused anti-aliased downsampling for PyTorch: BlurPool and MaxBlurPool, one pass over memory a direction."""
 
-from . import compat, nn
+import importlib
+import typing
+
+from . import nn
 from .backends import info
 from .functional import (
     blur_pool1d,
@@ -11,9 +14,24 @@ from .functional import (
     max_blur_pool3d,
 )
 from .inductor import compile_passes
-from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
 from .ops import backend, decompositions
 from .version import __version__
+
+if typing.TYPE_CHECKING:
+    from . import compat
+    from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import what works on whole models when it is first asked for: it takes longer than all the rest."""
+        if name not in __all__:
+            raise AttributeError(f"module 'aablur' has no attribute {name!r}")
+        home = importlib.import_module(".compat" if name == "compat" else ".models", __name__)
+        return globals().setdefault(name, home if name == "compat" else getattr(home, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "__version__",

@@ -171,12 +171,26 @@ def _check_once(geometry: Geometry, x_shape: torch.Size, item_bytes: int) -> Non
 
 def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
     """Chooses the path for a checked map: the reference where the ops' rules do not reach, else the ops."""
-    if torch.compiler.is_compiling():
-        geometry.check(x.shape, 0)
-    elif x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
-        geometry.check(x.shape, x.element_size())
-    else:
-        _check_once(geometry, x.shape, x.element_size())
+    if _is_watched() or x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
+        return _run_watched(x, taps, geometry, is_max, recompute)
+    _check_once(geometry, x.shape, x.element_size())
+    if runs and type(x) in runs:
+        return runs[type(x)](x, taps, geometry, is_max, recompute)
+    return run_op(x, taps, geometry, is_max, recompute)
+
+
+def _is_watched() -> bool:
+    """Whether someone traces or transforms what is called."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def _run_watched(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+    geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
     if _exports_to_onnx():
         return decomposition.blur_pool(x, taps, geometry)
     if runs and type(x) in runs:
@@ -193,15 +207,16 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recomp
 
 def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
     """The op that makes what is asked for, and saves for the backward what is allowed."""
-    if not is_max:
-        return ops.call("blur_pool", x, taps, *geometry.op_args)
-    if x.requires_grad and torch.is_grad_enabled() and not recompute:
-        return ops.call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
-    return ops.call("max_blur_pool", x, taps, *geometry.op_args)
+    name = "max_blur_pool" if is_max else "blur_pool"
+    if torch.is_grad_enabled() and (x.requires_grad or (taps is not None and taps.requires_grad)):
+        if is_max and x.requires_grad and not recompute:
+            return ops.call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
+        return ops.call(name, x, taps, *geometry.op_args)
+    return ops.call_constant(name, x, taps, *geometry.op_args)
 
 
 def _exports_to_onnx() -> bool:
-    return (torch.compiler.is_compiling() or torch._C._get_tracing_state()) and torch.onnx.is_in_onnx_export()
+    return torch.onnx.is_in_onnx_export()
 
 
 def _needs_aten() -> bool:

@@ -198,17 +198,25 @@ _functions: dict[str, Callable[..., Any]] = {}
 
 
 def call(name: str, *args: Any) -> Any:
-    """Calls an op. In plain eager mode it takes the short way: a Function of ours if a gradient is wanted, and past
-    the dispatcher's autograd key if not; the op itself, which has the same formulas, where someone is tracing.
-    """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return getattr(_ops, name).default(*args)
-    if torch.is_grad_enabled():
+    """Calls an op. In plain eager mode a Function of ours takes the place of the dispatcher's autograd key, which has
+    the same formulas and takes longer."""
+    if torch.is_grad_enabled() and not _is_traced():
         for a in args[:4]:
             if isinstance(a, Tensor) and a.requires_grad:
                 return _functions[name](*args)
+    return call_constant(name, *args)
+
+
+def call_constant(name: str, *args: Any) -> Any:
+    """`call` where no gradient is wanted."""
+    if _is_traced():
+        return getattr(_ops, name).default(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return _overloads[name](*args)
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:

@@ -105,6 +105,17 @@ print(*{name.split(".")[0] for name in set(sys.modules) - before})
     assert set(python(code).split()) <= {"aablur", "torch", *sys.stdlib_module_names}
 
 
+def test_importing_leaves_whole_models_for_later() -> None:
+    code = """
+import sys, aablur
+assert not {"aablur.models", "aablur.compat"} & set(sys.modules), "imported at once"
+assert set(aablur.__all__) <= set(dir(aablur))
+from aablur import *
+print(audit.__module__, compat.timm.__name__, hasattr(aablur, "audits"))
+"""
+    assert python(code).split() == ["aablur.models.audit", "aablur.compat.timm", "False"]
+
+
 def test_importing_warns_and_prints_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "import torch, aablur"], cwd=ROOT, capture_output=True, text=True
