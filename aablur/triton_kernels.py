@@ -179,9 +179,12 @@ def pooled_code(x, lanes, d, h, w, present, depth, height, width, ACCUMULATOR: t
 @triton.jit
 def tile(
     images, channels, depth_size, height_blocks, width_size, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
-    WIDTH: tl.constexpr, INDEX: tl.constexpr,
+    WIDTH: tl.constexpr, INDEX: tl.constexpr, PER_BYTE: tl.constexpr = 1,
 ):  # fmt: skip
-    """image, channel, depth, block of rows, width, the first of it, where there are such: what a program makes."""
+    """image, channel, depth, block of rows, width, the first of it, where there are such: what a program makes.
+
+    Of a tile with its channels last, PER_BYTE neighbours may lie along a dimension of their own.
+    """
     rest = tl.program_id(0)
     lane_count = channels if CHANNELS_LAST else images * channels
     lane_block = 0
@@ -196,15 +199,21 @@ def tile(
     rest = rest // height_blocks
     d = rest % depth_size
     rest = rest // depth_size
-    lane = (lane_block if CHANNELS_LAST else rest).to(INDEX) * LANES + tl.arange(0, LANES)
     w = (width_block * WIDTH + tl.arange(0, WIDTH)).to(INDEX)
-    if CHANNELS_LAST:
-        lane = lane[None, :]
+    first_lane = (lane_block if CHANNELS_LAST else rest).to(INDEX) * LANES
+    if CHANNELS_LAST and PER_BYTE > 1:
+        groups = tl.arange(0, LANES // PER_BYTE)[:, None] * PER_BYTE + tl.arange(0, PER_BYTE)[None, :]
+        lane = (first_lane + groups)[None, :, :]
+        w = w[:, None, None]
+        image = rest.to(INDEX)
+        channel = lane
+    elif CHANNELS_LAST:
+        lane = (first_lane + tl.arange(0, LANES))[None, :]
         w = w[:, None]
         image = rest.to(INDEX)
         channel = lane
     else:
-        lane = lane[:, None]
+        lane = (first_lane + tl.arange(0, LANES))[:, None]
         w = w[None, :]
         image = lane // channels
         channel = lane % channels
@@ -418,6 +427,160 @@ def adjoint_kernel(
                         total += tl.where(mine, share, 0)
         at = out.data + out_lanes + d * out.depth + h * out.height + w * out.width
         tl.store(at, total.to(out.data.dtype.element_ty), mask=present)
+
+
+# ---- the adjoint where borders fold near -------------------------------------------------------------
+
+
+class Reach(NamedTuple):
+    """Along an axis, what as many results side by side as the stride need, from a multiple i of it on: csrc's Spread.
+    Constants of the kernel.
+    """
+
+    first: Any  # of the pooled positions that they get from, behind i * stride
+    count: Any
+    first_output: Any  # of the outputs that read those, behind i
+    outputs: Any
+    lead: Any  # positions that only a border's outputs reach back to: for even taps, at whose end reflection does
+    reached: Any  # positions from there on that an output may be read by
+
+
+@triton.jit
+def nth_tap(taps, line, T: tl.constexpr, wanted):
+    """A tap that all channels share; zero where it is not wanted."""
+    if line.first_tap < 0:
+        return tl.where(wanted, 1.0, 0.0)
+    elif taps.binomials is not None:
+        return tl.where(wanted, taps.binomials[line.first_tap + T], 0.0)
+    else:
+        return tl.where(wanted, tl.load(taps.data + line.first_tap + T), 0)
+
+
+@triton.jit
+def spread_weight(taps, line, o, i):
+    """What pooled position i gets of output o: the sum of the taps that read it, through borders too."""
+    weight = nth_tap(taps, line, 0, o != o)
+    for t in tl.static_range(line.taps):
+        padded = o * line.stride - line.before + t
+        reads = within(o, line.out) & (fold(padded, line.pooled, line.mode, line.near) == i)
+        weight += nth_tap(taps, line, t, reads)
+    return weight
+
+
+@triton.jit
+def plus_weighed(total, weight, value, reach, T: tl.constexpr):
+    """With the share of an output that reaches T positions further back, if it reaches so far."""
+    if T < 0 or T >= reach.reached:
+        return total
+    elif T < reach.lead:  # a tap that nothing but a border has: no zero of it meets a NaN
+        return total + tl.where(weight != 0, weight * value, 0)
+    else:
+        return total + weight * value
+
+
+@triton.jit
+def plus_chosen(total, shares, found, AT: tl.constexpr, code):
+    return total + tl.where(found[AT] == code, shares[AT], 0)
+
+
+@triton.jit
+def read_codes_of_byte(
+    codes, image, channel, channels, h, w, present, width, plane_bytes, BITS: tl.constexpr
+):  # fmt: skip
+    """The codes at pooled position (h, w) of channels that share bytes along their last dimension, each read once."""
+    PER_BYTE: tl.constexpr = 8 // BITS
+    group = tl.min(channel, axis=2, keep_dims=True)
+    at = codes + image * plane_bytes + (h * width.grid + w) * (channels // PER_BYTE) + group // PER_BYTE
+    byte = tl.load(at, mask=present & (group < channels), other=0).to(tl.int32)
+    return byte >> ((channel - group) * BITS).to(tl.int32) & ((1 << BITS) - 1)
+
+
+@triton.jit
+def spread_kernel(
+    out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, plane_bytes,
+    IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """`adjoint_kernel` of maps without depth whose outputs are all read near where they lie: every output, code and
+    pooled position is taken once for all the results of a tile that need it, and borders are but other weights.
+
+    Each turn makes as many rows and columns of results as the strides, of every one of which the taps are constants.
+    """
+    PER_BYTE: tl.constexpr = 1 if IDENTITY else 8 // BITS
+    image, channel, _, block, j, _, present = tile(
+        images, channels, 1, height_blocks, tl.cdiv(width.size, width.stride), CHANNELS_LAST, LANES, WIDTH, INDEX,
+        PER_BYTE,
+    )  # fmt: skip
+    lanes = image * grad.image + channel * grad.channel
+    out_lanes = image * out.image + channel * out.channel
+    weights = ()
+    for e in tl.static_range(across.count):
+        for q in tl.static_range(across.outputs):
+            s = j * width.stride + (across.first + e)
+            weights = weights + (spread_weight(taps, width, j + (across.first_output + q), s),)
+    for r in range(0, tl.minimum(ROWS, tl.cdiv(height.size, height.stride) - block * ROWS)):
+        i = block * ROWS + r
+        rows = ()  # rows of outputs at pooled columns
+        for p in tl.static_range(down.outputs):
+            oh = i + (down.first_output + p)
+            values = ()
+            for q in tl.static_range(across.outputs):
+                o = j + (across.first_output + q)
+                read = present & within(oh, height.out) & within(o, width.out)
+                at = grad.data + lanes + oh * grad.height + o * grad.width
+                values = values + (tl.load(at, mask=read, other=0).to(ACCUMULATOR),)
+            for e in tl.static_range(across.count):
+                row = tl.zeros(present.shape, ACCUMULATOR)
+                for q in tl.static_range(across.outputs):
+                    row = plus_weighed(
+                        row, weights[e * across.outputs + q], values[q], across,
+                        across.first + e + width.before + across.lead - (across.first_output + q) * width.stride,
+                    )  # fmt: skip
+                rows = rows + (row,)
+        shares = ()  # what pooled positions get, and the codes there
+        found = ()
+        for a in tl.static_range(down.count):
+            y = i * height.stride + (down.first + a)
+            for e in tl.static_range(across.count):
+                total = tl.zeros(present.shape, ACCUMULATOR)
+                for p in tl.static_range(down.outputs):
+                    total = plus_weighed(
+                        total, spread_weight(taps, height, i + (down.first_output + p), y),
+                        rows[p * across.count + e], down,
+                        down.first + a + height.before + down.lead - (down.first_output + p) * height.stride,
+                    )  # fmt: skip
+                if not IDENTITY:
+                    s = j * width.stride + (across.first + e)
+                    held = within(y, height.pooled) & within(s, width.pooled)
+                    if CHANNELS_LAST:
+                        code = read_codes_of_byte(codes, image, channel, channels, y, s, held, width, plane_bytes, BITS)
+                    else:
+                        code = read_code(
+                            codes, image, channel, channels, 0, y, s, present & held, height, width, plane_bytes, BITS,
+                            CHANNELS_LAST,
+                        )  # fmt: skip
+                    found = found + (code,)
+                    total = tl.where(held, total, 0)
+                shares = shares + (total,)
+        for a in tl.static_range(height.stride):
+            h = i * height.stride + a
+            for c in tl.static_range(width.stride):
+                w = j * width.stride + c
+                result = tl.zeros(present.shape, ACCUMULATOR)
+                if IDENTITY:
+                    result = shares[a * across.count + c]
+                else:
+                    for b in tl.static_range(height.window):
+                        for d in tl.static_range(width.window):
+                            result = plus_chosen(
+                                result, shares, found,
+                                (a + height.window_padding - b * height.window_dilation - down.first) * across.count
+                                + (c + width.window_padding - d * width.window_dilation - across.first),
+                                b * width.window + d,
+                            )  # fmt: skip
+                at = out.data + out_lanes + h * out.height + w * out.width
+                there = present & (h < height.size) & (w < width.size)
+                tl.store(at, result.to(out.data.dtype.element_ty), mask=there)
 
 
 # ---- the gradient of the taps ------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ _MODES = {
 _MOST_BINOMIALS = 16  # taps of an axis that are constants of the kernel; more are read from memory
 _MOST_UNROLLED = 64  # terms of a sum whose loops are written out
 _TILE = 1024  # elements a program: 8 a thread, 16 bytes of a half
+_MAX_TILE = 512  # where a max's codes are followed: 4 a thread, whose codes of 2 bits are one byte
+_MOST_POSITIONS = 16  # pooled, or outputs, that a tile of the adjoint holds at a time for each of its elements
 _PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
 _WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
 _NARROWEST = 16
@@ -95,14 +98,16 @@ def _index(*maps: Tensor) -> tl.dtype:
     return tl.int32 if max(spans) < 2**31 - 2**20 else tl.int64  # with room for what lies beyond a tile's end
 
 
-def _blocks(shape: _Shape, depth: int, height: int, width: int) -> tuple[int, int, dict[str, int]]:
+def _blocks(
+    shape: _Shape, depth: int, height: int, width: int, elements: int = _TILE
+) -> tuple[int, int, dict[str, int]]:
     """Programs, blocks of rows, and the sizes of a tile, for a result of these sizes."""
     pixels = min(triton.next_power_of_2(width), _WIDEST)
     while pixels > _NARROWEST and triton.cdiv(width, pixels // 2) * (pixels // 2) < triton.cdiv(width, pixels) * pixels:
         pixels //= 2
     if shape.channels_last:
         lanes = min(triton.next_power_of_2(shape.channels), 64)
-        pixels = min(triton.next_power_of_2(width), _TILE // lanes)
+        pixels = min(triton.next_power_of_2(width), elements // lanes)
         lane_blocks = shape.images * triton.cdiv(shape.channels, lanes)
     else:
         lanes = min(triton.next_power_of_2(shape.images * shape.channels), _PLANES_TILE // pixels)
@@ -167,16 +172,80 @@ def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
 def _adjoint(
     grad: Tensor, codes: Tensor | None, taps: Tensor | None, shape: _Shape, geometry: Geometry, out: Tensor
 ) -> Tensor:
-    if out.numel():
+    if not out.numel():
+        return out
+    maps = (grad, out) if codes is None else (grad, out, codes)
+    before = (_map(out, shape.rank), _map(grad, shape.rank), codes, _filter(taps, geometry, grad))
+    plane_bytes = 0 if codes is None else codes.shape[2]
+    options = {
+        "IDENTITY": codes is None, "BITS": code_bits(geometry.window_volume), "ACCUMULATOR": _accumulator(grad),
+        "CHANNELS_LAST": shape.channels_last, "INDEX": _index(*maps),
+    }  # fmt: skip
+    if _spreads(shape, taps, geometry):
+        _, height, width = shape.lines
+        down, across = map(_reach, _planes(geometry))
+        rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
+        programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _MAX_TILE)
+        kernels.spread_kernel[(programs,)](
+            *before, height, width, down, across, shape.images, shape.channels, height_blocks, plane_bytes, **options,
+            **tile, **_FUSED,
+        )  # fmt: skip
+    else:
         programs, height_blocks, tile = _blocks(shape, *[line.size for line in shape.lines])
-        maps = (grad, out) if codes is None else (grad, out, codes)
         kernels.adjoint_kernel[(programs,)](
-            _map(out, shape.rank), _map(grad, shape.rank), codes, _filter(taps, geometry, grad), *shape.lines,
-            shape.images, shape.channels, height_blocks, 0 if codes is None else codes.shape[2],
-            IDENTITY=codes is None, BITS=code_bits(geometry.window_volume), ACCUMULATOR=_accumulator(grad),
-            **_unroll(shape), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(*maps),
+            *before, *shape.lines, shape.images, shape.channels, height_blocks, plane_bytes, **options,
+            **_unroll(shape), **tile, **_FUSED,
         )  # fmt: skip
     return out
+
+
+def _planes(geometry: Geometry) -> tuple[Axis, Axis]:
+    """Height and width, of maps that may lack the former."""
+    height, width = (Axis(1, 1, 0, 0), *geometry.axes)[-2:]
+    return height, width
+
+
+@lru_cache(maxsize=1024)
+def _reach(axis: Axis) -> kernels.Reach:
+    lead = (axis.taps + 1) % 2
+    reached = axis.taps + lead
+    first = axis.window_padding - (axis.window - 1) * axis.window_dilation
+    last = axis.stride - 1 + axis.window_padding
+    first_output = -((reached - 1 - first - axis.before - lead) // axis.stride)
+    outputs = (last + axis.before + lead) // axis.stride - first_output + 1
+    return kernels.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
+
+
+def _spreads(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+    """Whether `spread_kernel` serves: see there. What it makes at a time must fit the registers."""
+    axes, bits = _planes(geometry), code_bits(geometry.window_volume)
+    down, across = map(_reach, axes)
+    whole_bytes = geometry.window_volume == 1 or not shape.channels_last or shape.channels % (8 // bits) == 0
+    return (
+        shape.rank < 3
+        and (taps is None or taps.shape[0] == 1)
+        and down.count.value * across.count.value <= _MOST_POSITIONS
+        and down.outputs.value * across.outputs.value <= _MOST_POSITIONS
+        and bits < 8
+        and whole_bytes
+        and all(_folds_near(a, line.size, geometry.padding_mode) for a, line in zip(axes, shape.lines[1:], strict=True))
+    )
+
+
+def _folds_near(axis: Axis, size: int, padding_mode: str) -> bool:
+    """Whether all pooled positions that read an output, borders and all, are among those that `_reach` counts."""
+    pooled, lead = axis.pooled_size(size), (axis.taps + 1) % 2
+    last = (axis.out_size(size) - 1) * axis.stride - axis.before  # where the last output begins
+    behind = last + axis.taps - pooled
+    if axis.before != (axis.taps - 1) // 2:
+        return False
+    if padding_mode == "zeros":
+        return True
+    if padding_mode == "circular":
+        return axis.before == 0 and behind <= 0
+    if padding_mode == "replicate" or pooled == 1:
+        return last < pooled + lead
+    return max(axis.before, behind) < pooled and (behind <= 0 or last + behind < pooled + lead)
 
 
 # ---- the ops, as schemas.py has them ----------------------------------------------------------------
