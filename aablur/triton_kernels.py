@@ -179,11 +179,11 @@ def pooled_code(x, lanes, d, h, w, present, depth, height, width, ACCUMULATOR: t
 @triton.jit
 def tile(
     images, channels, depth_size, height_blocks, width_size, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
-    WIDTH: tl.constexpr, INDEX: tl.constexpr, PER_BYTE: tl.constexpr = 1,
+    WIDTH: tl.constexpr, INDEX: tl.constexpr, GROUP: tl.constexpr = 1,
 ):  # fmt: skip
     """image, channel, depth, block of rows, width, the first of it, where there are such: what a program makes.
 
-    Of a tile with its channels last, PER_BYTE neighbours may lie along a dimension of their own.
+    Groups of neighbours in memory, whose codes share a byte, may lie along a last dimension of their own.
     """
     rest = tl.program_id(0)
     lane_count = channels if CHANNELS_LAST else images * channels
@@ -199,24 +199,18 @@ def tile(
     rest = rest // height_blocks
     d = rest % depth_size
     rest = rest // depth_size
-    w = (width_block * WIDTH + tl.arange(0, WIDTH)).to(INDEX)
-    first_lane = (lane_block if CHANNELS_LAST else rest).to(INDEX) * LANES
-    if CHANNELS_LAST and PER_BYTE > 1:
-        groups = tl.arange(0, LANES // PER_BYTE)[:, None] * PER_BYTE + tl.arange(0, PER_BYTE)[None, :]
-        lane = (first_lane + groups)[None, :, :]
-        w = w[:, None, None]
-        image = rest.to(INDEX)
-        channel = lane
-    elif CHANNELS_LAST:
-        lane = (first_lane + tl.arange(0, LANES))[None, :]
-        w = w[:, None]
-        image = rest.to(INDEX)
-        channel = lane
+    outer = tl.arange(0, WIDTH if CHANNELS_LAST else LANES)
+    if GROUP > 1:
+        groups = tl.arange(0, (LANES if CHANNELS_LAST else WIDTH) // GROUP)
+        inner = groups[None, :, None] * GROUP + tl.arange(0, GROUP)[None, None, :]
+        outer = outer[:, None, None]
     else:
-        lane = (first_lane + tl.arange(0, LANES))[:, None]
-        w = w[None, :]
-        image = lane // channels
-        channel = lane % channels
+        inner = tl.arange(0, LANES if CHANNELS_LAST else WIDTH)[None, :]
+        outer = outer[:, None]
+    lane = (lane_block if CHANNELS_LAST else rest).to(INDEX) * LANES + (inner if CHANNELS_LAST else outer)
+    w = (width_block * WIDTH + (outer if CHANNELS_LAST else inner)).to(INDEX)
+    image = rest.to(INDEX) if CHANNELS_LAST else lane // channels
+    channel = lane if CHANNELS_LAST else lane % channels
     present = (lane < lane_count) & (w < width_size)
     return image, channel, d.to(INDEX), height_block.to(INDEX), w, width_block * WIDTH, present
 
@@ -496,6 +490,31 @@ def read_codes_of_byte(
 
 
 @triton.jit
+def spread_rows(
+    grad, lanes, first, j, present, weights, height, width, across, COUNT: tl.constexpr, ACCUMULATOR: tl.constexpr
+):  # fmt: skip
+    """What COUNT rows of outputs from the first on give to pooled columns, row by row."""
+    rows = ()
+    for p in tl.static_range(COUNT):
+        oh = first + p
+        values = ()
+        for q in tl.static_range(across.outputs):
+            o = j + (across.first_output + q)
+            read = present & within(oh, height.out) & within(o, width.out)
+            at = grad.data + lanes + oh * grad.height + o * grad.width
+            values = values + (tl.load(at, mask=read, other=0).to(ACCUMULATOR),)
+        for e in tl.static_range(across.count):
+            row = tl.zeros(present.shape, ACCUMULATOR)
+            for q in tl.static_range(across.outputs):
+                row = plus_weighed(
+                    row, weights[e * across.outputs + q], values[q], across,
+                    across.first + e + width.before + across.lead - (across.first_output + q) * width.stride,
+                )  # fmt: skip
+            rows = rows + (row,)
+    return rows
+
+
+@triton.jit
 def spread_kernel(
     out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, plane_bytes,
     IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
@@ -506,10 +525,9 @@ def spread_kernel(
 
     Each turn makes as many rows and columns of results as the strides, of every one of which the taps are constants.
     """
-    PER_BYTE: tl.constexpr = 1 if IDENTITY else 8 // BITS
     image, channel, _, block, j, _, present = tile(
         images, channels, 1, height_blocks, tl.cdiv(width.size, width.stride), CHANNELS_LAST, LANES, WIDTH, INDEX,
-        PER_BYTE,
+        8 // BITS if CHANNELS_LAST and not IDENTITY else 1,
     )  # fmt: skip
     lanes = image * grad.image + channel * grad.channel
     out_lanes = image * out.image + channel * out.channel
@@ -518,25 +536,17 @@ def spread_kernel(
         for q in tl.static_range(across.outputs):
             s = j * width.stride + (across.first + e)
             weights = weights + (spread_weight(taps, width, j + (across.first_output + q), s),)
+    # Planes keep none: what a turn hands on would change its layout through shared memory.
+    KEPT: tl.constexpr = down.outputs - 1 if CHANNELS_LAST else 0
+    rows = spread_rows(
+        grad, lanes, block * ROWS + down.first_output, j, present, weights, height, width, across, KEPT, ACCUMULATOR
+    )
     for r in range(0, tl.minimum(ROWS, tl.cdiv(height.size, height.stride) - block * ROWS)):
         i = block * ROWS + r
-        rows = ()  # rows of outputs at pooled columns
-        for p in tl.static_range(down.outputs):
-            oh = i + (down.first_output + p)
-            values = ()
-            for q in tl.static_range(across.outputs):
-                o = j + (across.first_output + q)
-                read = present & within(oh, height.out) & within(o, width.out)
-                at = grad.data + lanes + oh * grad.height + o * grad.width
-                values = values + (tl.load(at, mask=read, other=0).to(ACCUMULATOR),)
-            for e in tl.static_range(across.count):
-                row = tl.zeros(present.shape, ACCUMULATOR)
-                for q in tl.static_range(across.outputs):
-                    row = plus_weighed(
-                        row, weights[e * across.outputs + q], values[q], across,
-                        across.first + e + width.before + across.lead - (across.first_output + q) * width.stride,
-                    )  # fmt: skip
-                rows = rows + (row,)
+        rows = rows + spread_rows(
+            grad, lanes, i + (down.first_output + KEPT), j, present, weights, height, width, across,
+            down.outputs - KEPT, ACCUMULATOR,
+        )  # fmt: skip
         shares = ()  # what pooled positions get, and the codes there
         found = ()
         for a in tl.static_range(down.count):
@@ -581,6 +591,174 @@ def spread_kernel(
                 at = out.data + out_lanes + h * out.height + w * out.width
                 there = present & (h < height.size) & (w < width.size)
                 tl.store(at, result.to(out.data.dtype.element_ty), mask=there)
+        rows = rows[across.count * (down.outputs - KEPT) :]
+
+
+# ---- the max and its codes where borders fold near ---------------------------------------------------
+
+
+@triton.jit
+def pooled_rows(
+    x, lanes, h, w, present, height, width, COUNT: tl.constexpr, REACHED: tl.constexpr, ACCUMULATOR: tl.constexpr
+):  # fmt: skip
+    """Maxima of COUNT pooled rows from h on, at REACHED pooled columns from w on, row by row; and where in its window
+    each lies, as `pooled_code` says."""
+    values = ()  # the maxima of windows of one row
+    codes = ()
+    inside = ()  # whether a window has been inside of the map so far
+    PADDED: tl.constexpr = height.window_padding > 0 or width.window_padding > 0
+    for z in tl.static_range(COUNT + (height.window - 1) * height.window_dilation):
+        y = h - height.window_padding + z
+        read = present & within(y, height.size)
+        row = ()
+        for u in tl.static_range(REACHED + (width.window - 1) * width.window_dilation):
+            s = w - width.window_padding + u
+            at = x.data + lanes + y * x.height + s * x.width
+            row = row + (tl.load(at, mask=read & within(s, width.size), other=float("-inf")).to(ACCUMULATOR),)
+        for e in tl.static_range(REACHED):
+            best = row[e]
+            code = tl.zeros(present.shape, tl.int32)
+            has = within(y, height.size) & within(w - width.window_padding + e, width.size)
+            for b in tl.static_range(1, width.window):
+                value = row[e + b * width.window_dilation]
+                replaces = (value > best) | (value != value)
+                if PADDED:
+                    there = within(y, height.size) & within(
+                        w - width.window_padding + (e + b * width.window_dilation), width.size
+                    )
+                    replaces = there & (replaces | (has == 0))
+                    has = has | there
+                best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+                code = tl.where(replaces, b, code)
+            values = values + (best,)
+            codes = codes + (code,)
+            inside = inside + (has,)
+    maxima = ()
+    found = ()
+    for r in tl.static_range(COUNT):
+        for e in tl.static_range(REACHED):
+            best = values[r * REACHED + e]
+            code = codes[r * REACHED + e]
+            has = inside[r * REACHED + e]
+            for a in tl.static_range(1, height.window):
+                value = values[(r + a * height.window_dilation) * REACHED + e]
+                replaces = (value > best) | (value != value)
+                if PADDED:
+                    there = inside[(r + a * height.window_dilation) * REACHED + e]
+                    replaces = there & (replaces | (has == 0))
+                    has = has | there
+                best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
+                other = codes[(r + a * height.window_dilation) * REACHED + e]
+                code = tl.where(replaces, other + a * width.window, code)
+            held = within(h + r, height.pooled) & within(w + e, width.pooled)
+            maxima = maxima + (tl.where(held, best, 0),)
+            found = found + (tl.where(held, code, 0),)
+    return maxima, found
+
+
+@triton.jit
+def blurred_rows(maxima, weights, reach, COUNT: tl.constexpr, present, ACCUMULATOR: tl.constexpr):
+    """COUNT rows of maxima, blurred along the width."""
+    rows = ()
+    for r in tl.static_range(COUNT):
+        row = tl.zeros(present.shape, ACCUMULATOR)
+        for e in tl.static_range(reach.reached):
+            row = plus_weighed(row, weights[e], maxima[r * reach.reached + e], reach, e)
+        rows = rows + (row,)
+    return rows
+
+
+@triton.jit
+def store_byte(
+    codes, code, plane, position, along, present, PER_BYTE: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
+):  # fmt: skip
+    """Codes of neighbours `along` whose group begins a byte: of a pooled position each, the group's together."""
+    first = along
+    there = present
+    if GROUP > 1:
+        first = tl.min(along, axis=2, keep_dims=True)
+        code = tl.sum(code << ((along - first) * BITS).to(tl.int32), axis=2, keep_dims=True)
+        there = tl.max(present.to(tl.int32), axis=2, keep_dims=True) != 0
+    tl.store(codes + plane + (position + first) // PER_BYTE, code.to(tl.uint8), mask=there)
+
+
+@triton.jit
+def store_codes(
+    codes, found, image, channel, channels, h, j, present, height, width, across, plane_bytes, COUNT: tl.constexpr,
+    BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Of COUNT pooled rows from h on, at every column that is this tile's own: as many as the stride an output."""
+    PER_BYTE: tl.constexpr = 8 // BITS
+    OWN: tl.constexpr = width.before + across.lead
+    last = (height.pooled - 1) * width.grid + width.pooled - 1  # between the codes of two rows lie zeros
+    for r in tl.static_range(COUNT):
+        there = present & within(h + r, height.pooled)
+        row = (h + r) * width.grid
+        if CHANNELS_LAST:
+            for c in tl.static_range(width.stride):
+                s = j * width.stride + c
+                own = there & (s < width.grid) & (row + s <= last)
+                store_byte(
+                    codes, found[r * across.reached + c + OWN], image * plane_bytes, (row + s) * channels, channel, own,
+                    PER_BYTE, BITS, GROUP,
+                )  # fmt: skip
+        else:
+            code = found[r * across.reached + OWN]
+            for c in tl.static_range(1, width.stride):
+                code = code | found[r * across.reached + c + OWN] << c * BITS
+            s = j * width.stride
+            own = there & (s < width.grid) & (row + s <= last)
+            plane = (image * channels + channel) * plane_bytes
+            store_byte(codes, code, plane, row, s, own, PER_BYTE, BITS, GROUP)
+
+
+@triton.jit
+def max_kernel(
+    out, codes, x, taps, height, width, down, across, images, channels, height_blocks, plane_bytes,
+    BITS: tl.constexpr, GROUP: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """out = the blur of the maxima of x, and the codes of these if codes are not None, in groups of those that make a
+    byte. Of maps without depth whose pooled positions are all near an output that reads them.
+
+    A turn makes a row of outputs from as many new pooled rows as the stride, and those that the row before had too.
+    """
+    image, channel, _, block, j, _, present = tile(
+        images, channels, 1, height_blocks, width.out, CHANNELS_LAST, LANES, WIDTH, INDEX, GROUP
+    )
+    KEPT: tl.constexpr = down.reached - height.stride
+    lanes = image * x.image + channel * x.channel
+    out_lanes = image * out.image + channel * out.channel + j * out.width
+    w = j * width.stride - width.before - across.lead
+    weights = ()
+    for e in tl.static_range(across.reached):
+        weights = weights + (spread_weight(taps, width, j, w + e),)
+    h = block * (ROWS * height.stride) - height.before - down.lead
+    maxima, found = pooled_rows(x, lanes, h, w, present, height, width, KEPT, across.reached, ACCUMULATOR)
+    if codes is not None:
+        if block == 0:
+            store_codes(
+                codes, found, image, channel, channels, h, j, present, height, width, across, plane_bytes, KEPT, BITS,
+                CHANNELS_LAST, GROUP,
+            )  # fmt: skip
+    rows = blurred_rows(maxima, weights, across, KEPT, present, ACCUMULATOR)
+    for r in range(0, tl.minimum(ROWS, height.out - block * ROWS)):
+        i = block * ROWS + r
+        first = i * height.stride - height.before - down.lead
+        maxima_here, found_here = pooled_rows(
+            x, lanes, first + KEPT, w, present, height, width, height.stride, across.reached, ACCUMULATOR
+        )
+        if codes is not None:
+            store_codes(
+                codes, found_here, image, channel, channels, first + KEPT, j, present, height, width, across,
+                plane_bytes, height.stride, BITS, CHANNELS_LAST, GROUP,
+            )  # fmt: skip
+        rows = rows + blurred_rows(maxima_here, weights, across, height.stride, present, ACCUMULATOR)
+        total = tl.zeros(present.shape, ACCUMULATOR)
+        for p in tl.static_range(down.reached):
+            total = plus_weighed(total, spread_weight(taps, height, i, first + p), rows[p], down, p)
+        tl.store(out.data + out_lanes + i * out.height, total.to(out.data.dtype.element_ty), mask=present)
+        rows = rows[height.stride :]
 
 
 # ---- the gradient of the taps ------------------------------------------------------------------------

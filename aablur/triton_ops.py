@@ -23,7 +23,7 @@ _MODES = {
 _MOST_BINOMIALS = 16  # taps of an axis that are constants of the kernel; more are read from memory
 _MOST_UNROLLED = 64  # terms of a sum whose loops are written out
 _TILE = 1024  # elements a program: 8 a thread, 16 bytes of a half
-_MAX_TILE = 512  # where a max's codes are followed: 4 a thread, whose codes of 2 bits are one byte
+_CODES_TILE = 512  # with codes: 4 a thread, of 2 bits each a byte
 _MOST_POSITIONS = 16  # pooled, or outputs, that a tile of the adjoint holds at a time for each of its elements
 _PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
 _WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
@@ -156,6 +156,53 @@ def _blur(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, _
     return out, shape
 
 
+def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bool) -> tuple[Tensor, Tensor | None]:
+    """Both in one pass where `max_kernel` serves."""
+    rank = len(geometry.axes)
+    shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
+    if not x.numel() or not _pools(shape, taps, geometry):
+        out, shape = _blur(x, taps, geometry)
+        return out, _codes(x, geometry, shape) if with_codes else None
+    _, height, width = shape.lines
+    out = _empty(x, [line.out for line in shape.lines[3 - rank :]], shape)
+    group = _group(shape, geometry) if with_codes else 0
+    codes = None
+    if group:
+        covered = width.out * width.stride.value >= width.grid
+        code_shape = reference.code_shape(x.shape, geometry, shape.channels_last)
+        codes = (torch.empty if covered else torch.zeros)(code_shape, dtype=torch.uint8, device=x.device)
+    down, across = map(_reach, _planes(geometry))
+    programs, height_blocks, tile = _blocks(shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE)
+    kernels.max_kernel[(programs,)](
+        _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
+        shape.channels, height_blocks, 0 if codes is None else codes.shape[2], BITS=code_bits(geometry.window_volume),
+        GROUP=max(group, 1), ACCUMULATOR=_accumulator(x), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED,
+        INDEX=_index(*(m for m in (x, out, codes) if m is not None)),
+    )  # fmt: skip
+    return out, _codes(x, geometry, shape) if with_codes and codes is None else codes
+
+
+def _pools(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+    """Whether `max_kernel` serves: see there."""
+    return (
+        geometry.window_volume > 1
+        and _is_near(shape, taps, geometry)
+        and all(a.before + a.stride <= a.taps and _reach(a).reached.value > a.stride for a in _planes(geometry))
+        and all(line.out * line.stride.value >= line.pooled for line in shape.lines[1:])
+    )
+
+
+def _group(shape: _Shape, geometry: Geometry) -> int:
+    """Elements of a tile whose codes make a byte of their own, always; 0 where some would share one with others."""
+    bits, width = code_bits(geometry.window_volume), shape.lines[2]
+    if bits > 4:
+        return 0
+    per_byte = 8 // bits
+    if shape.channels_last:
+        return per_byte if shape.channels % per_byte == 0 else 0
+    return per_byte // width.stride.value if width.grid % per_byte == per_byte % width.stride.value == 0 else 0
+
+
 def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
     code_shape = reference.code_shape(x.shape, geometry, shape.channels_last)
     codes = torch.empty(code_shape, dtype=torch.uint8, device=x.device)
@@ -185,7 +232,7 @@ def _adjoint(
         _, height, width = shape.lines
         down, across = map(_reach, _planes(geometry))
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
-        programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _MAX_TILE)
+        programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _CODES_TILE)
         kernels.spread_kernel[(programs,)](
             *before, height, width, down, across, shape.images, shape.channels, height_blocks, plane_bytes, **options,
             **tile, **_FUSED,
@@ -217,21 +264,28 @@ def _reach(axis: Axis) -> kernels.Reach:
 
 
 def _spreads(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
-    """Whether `spread_kernel` serves: see there. What it makes at a time must fit the registers."""
-    axes, bits = _planes(geometry), code_bits(geometry.window_volume)
+    """Whether `spread_kernel` serves: see there."""
+    return _is_near(shape, taps, geometry) and (
+        geometry.window_volume == 1 or not shape.channels_last or _group(shape, geometry) > 0
+    )
+
+
+def _is_near(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+    """Whether `_reach` tells all of maps without depth and taps that channels share. What a tile holds at a time for
+    each of its elements must fit the registers.
+    """
+    axes = _planes(geometry)
     down, across = map(_reach, axes)
-    whole_bytes = geometry.window_volume == 1 or not shape.channels_last or shape.channels % (8 // bits) == 0
     return (
         shape.rank < 3
         and (taps is None or taps.shape[0] == 1)
         and down.count.value * across.count.value <= _MOST_POSITIONS
         and down.outputs.value * across.outputs.value <= _MOST_POSITIONS
-        and bits < 8
-        and whole_bytes
         and all(_folds_near(a, line.size, geometry.padding_mode) for a, line in zip(axes, shape.lines[1:], strict=True))
     )
 
 
+@lru_cache(maxsize=1024)
 def _folds_near(axis: Axis, size: int, padding_mode: str) -> bool:
     """Whether all pooled positions that read an output, borders and all, are among those that `_reach` counts."""
     pooled, lead = axis.pooled_size(size), (axis.taps + 1) % 2
@@ -255,12 +309,12 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
     return _blur(x, taps, geometry)[0]
 
 
-max_blur_pool = blur_pool  # of a geometry with a window
+def max_blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
+    return _max_blur(x, taps, geometry, False)[0]
 
 
-def max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
-    out, shape = _blur(x, taps, geometry)
-    return out, _codes(x, geometry, shape)
+def max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+    return _max_blur(x, taps, geometry, True)
 
 
 def blur_pool_backward(

@@ -34,7 +34,6 @@ class Budget:
     registers: int
     wide_loads: int = 0
     wide_stores: int = 0
-    turns: int = 1  # of the loop inside the loop over rows
 
     @property
     def what(self) -> str:
@@ -42,21 +41,28 @@ class Budget:
 
 
 # The path of an install without nvcc. On an H200 memory leaves time for 19 instructions an element in bfloat16 and 39
-# in float32: the blur is within them both ways. The max in bfloat16 is not: forward, it gathers anew for each tap of
-# the blur; backward, it selects among four positions, and each selection is a comparison, a choice and a sum.
+# in float32, with codes for 21 and 42: the blur is within them both ways, and so is the max where pixels are read 16
+# bytes at a time. The max's codes are a choice more for each comparison, and following them a comparison, a choice and
+# a sum for each of four positions. Elements of planes are read one by one, each with an address of its own.
 BUDGETS = (
     Budget("blur_pool", torch.bfloat16, "channels_last", 11, 64, 9, 1),
     Budget("blur_pool", torch.float32, "channels_last", 11, 96, 18, 2),
     Budget("blur_pool", torch.bfloat16, "NCHW", 19, 80),
     Budget("blur_pool", torch.float32, "NCHW", 19, 80),
-    Budget("blur_pool_backward", torch.bfloat16, "channels_last", 10, 64, 4, 4),
-    Budget("blur_pool_backward", torch.float32, "channels_last", 10, 112, 8, 8),
+    Budget("blur_pool_backward", torch.bfloat16, "channels_last", 9, 72, 4, 4),
+    Budget("blur_pool_backward", torch.float32, "channels_last", 9, 112, 8, 8),
     Budget("blur_pool_backward", torch.bfloat16, "NCHW", 19, 64),
     Budget("blur_pool_backward", torch.float32, "NCHW", 17, 64),
-    Budget("max_blur_pool", torch.bfloat16, "channels_last", 35, 128, 12, 1, turns=3),
-    Budget("max_blur_pool", torch.float32, "channels_last", 39, 128, 24, 2, turns=3),
-    Budget("max_blur_pool_backward", torch.bfloat16, "channels_last", 52, 144),
-    Budget("max_blur_pool_backward", torch.float32, "channels_last", 49, 160, 9, 4),
+    Budget("max_blur_pool", torch.bfloat16, "channels_last", 18, 128, 20, 1),
+    Budget("max_blur_pool", torch.float32, "channels_last", 19, 168, 40, 2),
+    Budget("max_blur_pool", torch.bfloat16, "NCHW", 30, 112),
+    Budget("max_blur_pool", torch.float32, "NCHW", 29, 128),
+    Budget("max_blur_pool_codes", torch.bfloat16, "channels_last", 39, 96),
+    Budget("max_blur_pool_codes", torch.float32, "channels_last", 38, 112, 20, 1),
+    Budget("max_blur_pool_codes", torch.bfloat16, "NCHW", 53, 128),
+    Budget("max_blur_pool_codes", torch.float32, "NCHW", 47, 144),
+    Budget("max_blur_pool_backward", torch.bfloat16, "channels_last", 46, 144),
+    Budget("max_blur_pool_backward", torch.float32, "channels_last", 44, 160, 9, 4),
     Budget("max_blur_pool_backward", torch.bfloat16, "NCHW", 73, 160),
     Budget("max_blur_pool_backward", torch.float32, "NCHW", 73, 160),
 )
@@ -143,23 +149,15 @@ def compile_op(
     return compiled
 
 
-def loop_instructions(listing: list[tuple[int, str]], turns: int) -> int:
-    """Instructions of one turn of the longest loop, that over rows, in which its own longest loop turns so often."""
+def loop_instructions(listing: list[tuple[int, str]]) -> int:
+    """Instructions of one turn of the longest loop, that over rows."""
     loops = []
     for at, instruction in listing:
         branch = re.search(r"BRA.*?(0x[0-9a-f]+)", instruction)
-        if branch and int(branch[1], 16) <= at:
+        if branch and int(branch[1], 16) < at:
             loops.append((int(branch[1], 16), at))
-    loops.sort(key=lambda loop: loop[0] - loop[1])
-
-    def count(first: int, last: int) -> int:
-        return sum(first <= at <= last for at, _ in listing)
-
-    if not loops:
-        return len(listing)
-    first, last = loops[0]
-    inner = next(((a, b) for a, b in loops[1:] if first < a and b < last), None)
-    return count(first, last) + (turns - 1) * (count(*inner) if inner else 0)
+    first, last = max(loops, key=lambda loop: loop[1] - loop[0])
+    return sum(first <= at <= last for at, _ in listing)
 
 
 def measure(budget: Budget, cuobjdump: str) -> Code:
@@ -175,9 +173,10 @@ def measure(budget: Budget, cuobjdump: str) -> Code:
     found = re.search(r"REG:(\d+)", text)
     assert found, text
     # Of the smaller map, a thread in one turn of the loop over rows; the larger has four times as many.
-    tile = (1024 if budget.layout == "channels_last" and budget.op != "max_blur_pool_backward" else 512) // 128
+    has_codes = budget.op in ("max_blur_pool_codes", "max_blur_pool_backward")
+    tile = (1024 if budget.layout == "channels_last" and not has_codes else 512) // 128
     return Code(
-        instructions=loop_instructions(listing, budget.turns) / (4 * tile),
+        instructions=loop_instructions(listing) / (4 * tile),
         registers=int(found[1]),
         local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for _, i in listing),
         atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|RED)\b", i)) for _, i in listing),
