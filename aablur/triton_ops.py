@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import reference
 from . import triton_kernels as kernels
+from . import triton_near as near
 from .geometry import Axis, Geometry, binomial, code_bits
 
 _MODES = {
@@ -157,7 +158,7 @@ def _blur(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, _
 
 
 def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bool) -> tuple[Tensor, Tensor | None]:
-    """Both in one pass where `max_kernel` serves."""
+    """Both in one pass where `near.max_kernel` serves."""
     rank = len(geometry.axes)
     shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
     if not x.numel() or not _pools(shape, taps, geometry):
@@ -173,7 +174,7 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
         codes = (torch.empty if covered else torch.zeros)(code_shape, dtype=torch.uint8, device=x.device)
     down, across = map(_reach, _planes(geometry))
     programs, height_blocks, tile = _blocks(shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE)
-    kernels.max_kernel[(programs,)](
+    near.max_kernel[(programs,)](
         _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
         shape.channels, height_blocks, 0 if codes is None else codes.shape[2], BITS=code_bits(geometry.window_volume),
         GROUP=max(group, 1), ACCUMULATOR=_accumulator(x), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED,
@@ -183,7 +184,7 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
 
 
 def _pools(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
-    """Whether `max_kernel` serves: see there."""
+    """Whether `near.max_kernel` serves: see there."""
     return (
         geometry.window_volume > 1
         and _is_near(shape, taps, geometry)
@@ -233,7 +234,7 @@ def _adjoint(
         down, across = map(_reach, _planes(geometry))
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
         programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _CODES_TILE)
-        kernels.spread_kernel[(programs,)](
+        near.spread_kernel[(programs,)](
             *before, height, width, down, across, shape.images, shape.channels, height_blocks, plane_bytes, **options,
             **tile, **_FUSED,
         )  # fmt: skip
@@ -253,18 +254,18 @@ def _planes(geometry: Geometry) -> tuple[Axis, Axis]:
 
 
 @lru_cache(maxsize=1024)
-def _reach(axis: Axis) -> kernels.Reach:
+def _reach(axis: Axis) -> near.Reach:
     lead = (axis.taps + 1) % 2
     reached = axis.taps + lead
     first = axis.window_padding - (axis.window - 1) * axis.window_dilation
     last = axis.stride - 1 + axis.window_padding
     first_output = -((reached - 1 - first - axis.before - lead) // axis.stride)
     outputs = (last + axis.before + lead) // axis.stride - first_output + 1
-    return kernels.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
+    return near.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
 
 
 def _spreads(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
-    """Whether `spread_kernel` serves: see there."""
+    """Whether `near.spread_kernel` serves: see there."""
     return _is_near(shape, taps, geometry) and (
         geometry.window_volume == 1 or not shape.channels_last or _group(shape, geometry) > 0
     )

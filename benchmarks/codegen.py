@@ -266,15 +266,16 @@ def main() -> int:
     cuobjdump = tool("cuobjdump")
     assert cuobjdump
     title = "Triton kernels for sm_90, their loop over rows (budget)"
-    found = ((b.what, b, codegen_triton.measure(b, cuobjdump)) for b in codegen_triton.BUDGETS)
+    found = [(b.what, b, codegen_triton.measure(b, cuobjdump)) for b in codegen_triton.BUDGETS]
     console.print(table_of(title, found))
     with (ROOT / "benchmarks/results/codegen-sm90.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("what", "kernel", *COLUMNS))
-        for budget in BUDGETS:
-            code = codes[budget.name]
+        rows: list[tuple[str, str, Any]] = [(b.name, b.kernel, codes[b.name]) for b in BUDGETS]
+        rows += [(f"triton {what}", budget.op, code) for what, budget, code in found]
+        for what, kernel, code in rows:
             counts = (getattr(code, column) for column in COLUMNS[1:])
-            writer.writerow((budget.name, budget.kernel, f"{code.instructions:.4g}", *counts))
+            writer.writerow((what, kernel, f"{code.instructions:.4g}", *counts))
         print(f"wrote {file.name}")
     return 0
 

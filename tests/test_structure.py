@@ -26,6 +26,7 @@ PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry", "extras"),
     ("backends", "triton_kernels", "reference", "tiles"),
+    ("triton_near",),
     ("triton_ops", "decomposition", "sharding"),
     ("ops",),
     ("functional", "inductor"),

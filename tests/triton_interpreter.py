@@ -30,7 +30,7 @@ def mend() -> None:
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         """Our device functions: their module's language is patched already, being the kernel's."""
-        ours = self.fn.__module__ == "aablur.triton_kernels"
+        ours = self.fn.__module__.startswith("aablur.triton_")
         return (self.rewrite() if ours else functools.partial(run, self))(*arguments, **keywords)
 
     InterpreterBuilder.create_splat = create_splat

@@ -2,9 +2,9 @@
 
     time = launch + max(minimal bytes / the card's copy bandwidth, elements * instructions an element / its issue rate)
 
-Instructions are those of `make codegen` (results/codegen-sm90.csv). A prediction is no measurement: it says which of
-the two limits binds and how far off a measured row is. With a file of measured rows of a card that is known here,
-prints prediction beside measurement.
+Instructions are those of `make codegen` (results/codegen-sm90.csv), of the CUDA C++ kernels and of Triton's. A
+prediction is no measurement: it says which of the two limits binds and how far off a measured row is. With a file of
+measured rows of a card that is known here, prints prediction beside measurement.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..record import RESULTS
-from .providers import OURS
+from .providers import OURS, TRITON
 from .record import Measurement, read
 from .report import aligned
 from .rows import Row, catalogue
@@ -55,16 +55,21 @@ def counted(path: Path = CODEGEN) -> dict[str, float]:
         return {row["what"]: float(row["instructions"]) for row in csv.DictReader(file)}
 
 
-def instructions(row: Row, counts: dict[str, float]) -> float | None:
-    """Of the kernel that serves the row, an element; None if it is not among those counted."""
+def instructions(row: Row, provider: str, counts: dict[str, float]) -> float | None:
+    """Of the provider's kernel that serves the row, an element; None if it is not among those counted."""
     _, channels, _, width = row.shape
+    dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
+    if provider == TRITON:
+        op = ("max_" if row.window > 1 else "") + "blur_pool" + ("_backward" if row.direction == "backward" else "")
+        is_codes, whole_bytes = op == "max_blur_pool", (channels if row.layout == "channels_last" else width) % 4 == 0
+        name = f"triton {op}{'_codes' * is_codes}, {dtype}, {row.layout}"
+        return counts.get(name) if whole_bytes or row.window == 1 else None
     wide = 16 // row.dtype.itemsize  # elements that a thread reads at once
     vector = 4 if row.window > 1 else wide
     if row.layout == "channels_last":
         path = "channels_last" if channels % vector == 0 else "single elements"
     else:
         path = f"planes of {width}" if width % wide else "NCHW rows"
-    dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
     return counts.get(f"{KINDS[row.op, row.direction]}, {dtype}, {path}")
 
 
@@ -75,8 +80,8 @@ class Prediction:
     bound: str  # "memory" or "issue"
 
 
-def predict(row: Row, card: Card, counts: dict[str, float]) -> Prediction | None:
-    per_element = instructions(row, counts)
+def predict(row: Row, provider: str, card: Card, counts: dict[str, float]) -> Prediction | None:
+    per_element = instructions(row, provider, counts)
     if per_element is None:
         return None
     memory, issue = row.minimal_bytes / card.bandwidth, row.elements * per_element / card.issue
@@ -86,28 +91,37 @@ def predict(row: Row, card: Card, counts: dict[str, float]) -> Prediction | None
 
 def predictions(rows: list[Row]) -> Iterator[tuple[str, ...]]:
     counts = counted()
-    yield ("op", "direction", "layout", "dtype", "input", *(f"{c.name} ms (of copy, bound)" for c in CARDS))
+    columns = [(OURS, card) for card in CARDS] + [(TRITON, CARDS[0])]
+    titles = [f"{provider}, {card.name}: ms (of copy, bound)" for provider, card in columns]
+    yield ("op", "direction", "layout", "dtype", "input", *titles)
     for row in rows:
-        found = [predict(row, card, counts) for card in CARDS]
-        if all(found):
-            cells = [f"{p.ms:.3f} ({p.of_copy:.2f}, {p.bound})" for p in found if p]
+        found = [predict(row, provider, card, counts) for provider, card in columns]
+        if any(found):
+            cells = [f"{p.ms:.3f} ({p.of_copy:.2f}, {p.bound})" if p else "" for p in found]
             yield (row.op, row.direction, row.layout, row.dtype_name, "x".join(map(str, row.shape)), *cells)
 
 
 def against(path: Path) -> Iterator[tuple[str, ...]]:
     """Measured beside predicted, of a run's file."""
     counts, rows = counted(), {row.name: row for row in catalogue()}
-    measured: list[Measurement] = [m for m in read(path) if m.provider == OURS and m.ms and m.name in rows]
+    measured: list[Measurement] = [m for m in read(path) if m.provider in (OURS, TRITON) and m.ms and m.name in rows]
     with path.open(newline="") as file:
         gpu = next(csv.DictReader(file))["gpu"]
     card = next((c for c in CARDS if c.name.split()[-1] in gpu), None)
     if card is None:
         raise SystemExit(f"{path} is of {gpu!r}; known are {', '.join(c.name for c in CARDS)}")
-    yield ("row", f"measured on {gpu}, ms", "predicted", "measured / predicted", "bound")
+    yield ("row", "provider", f"measured on {gpu}, ms", "predicted", "measured / predicted", "bound")
     for m in measured:
-        predicted = predict(rows[m.name], card, counts)
+        predicted = predict(rows[m.name], m.provider, card, counts)
         if predicted and m.ms:
-            yield (m.name, f"{m.ms:.4f}", f"{predicted.ms:.4f}", f"{m.ms / predicted.ms:.2f}", predicted.bound)
+            yield (
+                m.name,
+                m.provider,
+                f"{m.ms:.4f}",
+                f"{predicted.ms:.4f}",
+                f"{m.ms / predicted.ms:.2f}",
+                predicted.bound,
+            )
 
 
 def main() -> None:
