@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks.gpu import model, record
-from benchmarks.gpu.providers import COPY, OURS
+from benchmarks.gpu.providers import COPY, OURS, TRITON
 from benchmarks.gpu.rows import HUGE_SHAPE, Row, catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +51,22 @@ def test_predictions() -> None:
     """A row that few instructions suffice for takes what its bytes take; one that is bound by issue takes longer."""
     row = Row("ResNet-50", "blur_pool2d", "forward", "bfloat16", "channels_last", (64, 64, 112, 112))
     card = model.Card("card", 1e12, 1e13)
-    memory = model.predict(row, card, {"blur, bfloat16, channels_last": 1.0})
+    memory = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": 1.0})
     assert memory and memory.bound == "memory"
     assert memory.ms == pytest.approx(row.minimal_bytes / 1e9 + 2e-3)
-    issue = model.predict(row, card, {"blur, bfloat16, channels_last": 100.0})
+    issue = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": 100.0})
     assert issue and issue.bound == "issue"
     assert issue.ms == pytest.approx(row.elements * 100 / 1e10 + 2e-3)
-    assert model.predict(row, card, {}) is None
+    assert model.predict(row, OURS, card, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("op", "layout", "dtype"), product(model.KINDS, ("NCHW", "channels_last"), ("bfloat16", "float32"))
+)
+def test_triton_is_predicted(op: tuple[str, str], layout: str, dtype: str) -> None:
+    """From the committed counts, but for codes that share bytes with others, which take a kernel more."""
+    counts = model.counted()
+    row = Row("ResNet-50", *op, dtype, layout, (64, 64, 56, 56))
+    assert model.predict(row, TRITON, model.CARDS[0], counts)
+    odd = Row("odd", *op, dtype, layout, (64, 62, 57, 57))
+    assert (model.predict(odd, TRITON, model.CARDS[0], counts) is None) == (op[0] == "max_blur_pool2d")
