@@ -25,7 +25,8 @@ _MOST_BINOMIALS = 16  # taps of an axis that are constants of the kernel; more a
 _MOST_UNROLLED = 64  # terms of a sum whose loops are written out
 _TILE = 1024  # elements a program: 8 a thread, 16 bytes of a half
 _CODES_TILE = 512  # with codes: 4 a thread, of 2 bits each a byte
-_MOST_POSITIONS = 16  # pooled, or outputs, that a tile of the adjoint holds at a time for each of its elements
+_MOST_HELD = 24  # numbers that a tile of the adjoint holds at a time for each of its elements
+_NEAR_TAPS, _NEAR_MAX_TAPS = 7, 5  # the most that written-out loops keep in registers, without a max and with one
 _PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
 _WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
 _NARROWEST = 16
@@ -118,16 +119,26 @@ def _blocks(
     return programs, height_blocks, {"LANES": lanes, "WIDTH": pixels, "ROWS": _ROWS}
 
 
-def _terms(shape: _Shape, of: Callable[[kernels.Line], Any]) -> bool:
+def _terms(shape: _Shape, of: Callable[[kernels.Line], Any], most: int = _MOST_UNROLLED) -> bool:
     """Whether a sum with so many terms along each axis is written out."""
     terms = 1
     for line in shape.lines:
         terms *= getattr(of(line), "value", of(line))
-    return terms <= _MOST_UNROLLED
+    return terms <= most
 
 
 def _unroll(shape: _Shape) -> dict[str, bool]:
     return {"UNROLL": _terms(shape, lambda line: line.taps), "UNROLL_WINDOW": _terms(shape, lambda line: line.window)}
+
+
+def _unroll_adjoint(shape: _Shape) -> dict[str, bool]:
+    """Each position of a window is a sum over the outputs that read it: code that takes long to compile."""
+
+    def terms(line: kernels.Line) -> int:
+        return line.window.value * triton.cdiv(line.taps.value, line.stride.value)
+
+    both = _terms(shape, terms, _MOST_UNROLLED // 2)
+    return {"UNROLL": _unroll(shape)["UNROLL"], "UNROLL_WINDOW": both}
 
 
 def _empty(like: Tensor, size: Sequence[int], shape: _Shape) -> Tensor:
@@ -242,7 +253,7 @@ def _adjoint(
         programs, height_blocks, tile = _blocks(shape, *[line.size for line in shape.lines])
         kernels.adjoint_kernel[(programs,)](
             *before, *shape.lines, shape.images, shape.channels, height_blocks, plane_bytes, **options,
-            **_unroll(shape), **tile, **_FUSED,
+            **_unroll_adjoint(shape), **tile, **_FUSED,
         )  # fmt: skip
     return out
 
@@ -277,11 +288,12 @@ def _is_near(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
     """
     axes = _planes(geometry)
     down, across = map(_reach, axes)
+    most_taps = _NEAR_TAPS if geometry.window_volume == 1 else _NEAR_MAX_TAPS
     return (
         shape.rank < 3
         and (taps is None or taps.shape[0] == 1)
-        and down.count.value * across.count.value <= _MOST_POSITIONS
-        and down.outputs.value * across.outputs.value <= _MOST_POSITIONS
+        and max(a.taps for a in axes) <= most_taps
+        and max(down.count.value, down.outputs.value) * across.count.value <= _MOST_HELD
         and all(_folds_near(a, line.size, geometry.padding_mode) for a, line in zip(axes, shape.lines[1:], strict=True))
     )
 
