@@ -134,11 +134,12 @@ def _unroll(shape: _Shape) -> dict[str, bool]:
 def _unroll_adjoint(shape: _Shape) -> dict[str, bool]:
     """Each position of a window is a sum over the outputs that read it: code that takes long to compile."""
 
-    def terms(line: kernels.Line) -> int:
-        return line.window.value * triton.cdiv(line.taps.value, line.stride.value)
+    def readers(line: kernels.Line) -> int:
+        return triton.cdiv(line.taps.value, line.stride.value)
 
-    both = _terms(shape, terms, _MOST_UNROLLED // 2)
-    return {"UNROLL": _unroll(shape)["UNROLL"], "UNROLL_WINDOW": both}
+    most = _MOST_UNROLLED // 2
+    both = _terms(shape, lambda line: line.window.value * readers(line), most)
+    return {"UNROLL": _terms(shape, readers, most), "UNROLL_WINDOW": both}
 
 
 def _empty(like: Tensor, size: Sequence[int], shape: _Shape) -> Tensor:

@@ -68,7 +68,7 @@ Tensor new_map(const Map& map, const Tensor& like) {
   return out;
 }
 
-// What lies between the codes of two rows, and past the last, is zero.
+// Zero past the last code, and between those of two rows but for what a run over the whole plane leaves there.
 Tensor new_codes(const Map& map, const Geometry& geometry, const Tensor& like) {
   Tensor codes = allocate_codes(like, map, geometry);
   if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());

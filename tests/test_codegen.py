@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from case import Case, call, make_input, make_taps
+from cases import CASES
 
 pytest.importorskip("rich")
 
+import aablur
+from aablur import backends
 from benchmarks import codegen, codegen_triton
 
 cuobjdump = codegen.tool("cuobjdump")
@@ -65,3 +70,15 @@ def test_triton_budget(budget: codegen_triton.Budget) -> None:
 def test_triton_compiles_for_every_architecture(op: str, capability: int) -> None:
     for kernel in codegen_triton.compile_op(op, torch.float16, "NCHW", architecture=capability):
         assert kernel.asm["cubin"]
+
+
+@needs_triton
+@pytest.mark.parametrize("case", CASES[::40], ids=lambda c: c.id)
+def test_triton_compiles_what_its_interpreter_runs(case: Case) -> None:
+    """The interpreter is Python, and takes more. What the calls return was never written."""
+    x, (taps, _) = make_input(case).requires_grad_(), make_taps(case)
+    serves_here = mock.patch.object(backends, "interprets_triton", lambda: True)
+    with serves_here, codegen_triton.compiling(codegen_triton.ARCHITECTURE) as compiled, aablur.backend("triton"):
+        y = call(case, x, taps)
+        y.backward(torch.zeros_like(y))
+    assert compiled and all(kernel.asm["cubin"] for kernel in compiled)
