@@ -171,11 +171,22 @@ def _check_once(geometry: Geometry, x_shape: torch.Size, item_bytes: int) -> Non
 
 def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
     """Chooses the path for a checked map: the reference where the ops' rules do not reach, else the ops."""
-    if _is_watched() or x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
-        return _run_watched(x, taps, geometry, is_max, recompute)
-    _check_once(geometry, x.shape, x.element_size())
+    watched = _is_watched()
+    if watched or x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
+        geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
+    else:
+        _check_once(geometry, x.shape, x.element_size())
+    if watched and torch.onnx.is_in_onnx_export():
+        return decomposition.blur_pool(x, taps, geometry)
     if runs and type(x) in runs:
         return runs[type(x)](x, taps, geometry, is_max, recompute)
+    if watched and _needs_aten():
+        if backends.forced not in (None, "reference"):
+            raise RuntimeError(
+                f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode or the "
+                "gradients of torch.func"
+            )
+        return reference.blur_pool(x, taps, geometry)
     return run_op(x, taps, geometry, is_max, recompute)
 
 
@@ -189,22 +200,6 @@ def _is_watched() -> bool:
     )
 
 
-def _run_watched(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
-    geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
-    if _exports_to_onnx():
-        return decomposition.blur_pool(x, taps, geometry)
-    if runs and type(x) in runs:
-        return runs[type(x)](x, taps, geometry, is_max, recompute)
-    if _needs_aten():
-        if backends.forced not in (None, "reference"):
-            raise RuntimeError(
-                f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode or the "
-                "gradients of torch.func"
-            )
-        return reference.blur_pool(x, taps, geometry)
-    return run_op(x, taps, geometry, is_max, recompute)
-
-
 def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
     """The op that makes what is asked for, and saves for the backward what is allowed."""
     name = "max_blur_pool" if is_max else "blur_pool"
@@ -213,10 +208,6 @@ def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, rec
             return ops.call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
         return ops.call(name, x, taps, *geometry.op_args)
     return ops.call_constant(name, x, taps, *geometry.op_args)
-
-
-def _exports_to_onnx() -> bool:
-    return torch.onnx.is_in_onnx_export()
 
 
 def _needs_aten() -> bool:

@@ -200,7 +200,7 @@ def _pools(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
     return (
         geometry.window_volume > 1
         and _is_near(shape, taps, geometry)
-        and all(a.before + a.stride <= a.taps and _reach(a).reached.value > a.stride for a in _planes(geometry))
+        and all(a.before + a.stride <= a.taps for a in _planes(geometry))
         and all(line.out * line.stride.value >= line.pooled for line in shape.lines[1:])
     )
 

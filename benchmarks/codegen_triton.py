@@ -162,6 +162,8 @@ def loop_instructions(listing: list[tuple[int, str]]) -> int:
 
 def measure(budget: Budget, cuobjdump: str) -> Code:
     """Compiles the budget's kernel and counts."""
+    from aablur import triton_ops
+
     kernel = compile_op(budget.op, budget.dtype, budget.layout)[0]
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
@@ -174,7 +176,8 @@ def measure(budget: Budget, cuobjdump: str) -> Code:
     assert found, text
     # Of the smaller map, a thread in one turn of the loop over rows; the larger has four times as many.
     has_codes = budget.op in ("max_blur_pool_codes", "max_blur_pool_backward")
-    tile = (1024 if budget.layout == "channels_last" and not has_codes else 512) // 128
+    wide = triton_ops._CODES_TILE if has_codes else triton_ops._TILE
+    tile = (wide if budget.layout == "channels_last" else triton_ops._PLANES_TILE) // 128
     return Code(
         instructions=loop_instructions(listing) / (4 * tile),
         registers=int(found[1]),
