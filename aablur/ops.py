@@ -79,7 +79,7 @@ def _max_blur_pool_backward(
 ) -> Tensor:  # fmt: skip
     indices = _indices(grad, x, codes, size, geometry, channels_last)
     wide = grad.to(reference.accumulator_dtype(grad.dtype))
-    pooled = [a.pooled_size(n) for a, n in zip(geometry.axes, size, strict=True)]
+    pooled = reference.pooled_sizes(geometry, size)
     out = reference.select_adjoint(reference.blur_pool_backward(wide, taps, pooled, geometry), indices, size)
     return reference.in_layout(out.to(grad.dtype), len(size), channels_last)
 

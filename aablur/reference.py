@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -211,26 +210,26 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
 # ---- the max's codes ---------------------------------------------------------------------------------
 
 
-def _grid(geometry: Geometry, size: Sequence[int]) -> list[Any]:
-    """Codes lie on the grid of x or, along axes where it is larger, of the pooled map."""
-    return [torch.sym_max(a.pooled_size(n), n) for a, n in zip(geometry.axes, size, strict=True)]
-
-
-def _positions(geometry: Geometry, size: Sequence[int]) -> int:
-    """Grid positions of a map up to the last that has a code."""
-    last, grid = 0, _grid(geometry, size)
-    for axis, n, extent in zip(geometry.axes, size, grid, strict=True):
-        last = last * extent + axis.pooled_size(n) - 1
-    return last + 1
-
-
 def code_shape(x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> list[int]:
-    """Shape of the packed codes of x: (images, planes an image, bytes a plane)."""
+    """Shape of the packed codes of x: (images, planes an image, bytes a plane).
+
+    A plane's codes lie as its maxima do, row after row of what lies last (the channels, or else the width); a row
+    begins with a byte, and what it leaves of its last one is zero.
+    """
     rank = len(geometry.axes)
     images = x_shape[0] if len(x_shape) == rank + 2 else 1
     channels = x_shape[-rank - 1]
-    positions = _positions(geometry, x_shape[-rank:]) * (channels if channels_last else 1)
-    return [images, 1 if channels_last else channels, (positions * code_bits(geometry.window_volume) + 7) // 8]
+    pooled = pooled_sizes(geometry, x_shape[-rank:])
+    planes, rows, row = (1, pooled, channels) if channels_last else (channels, pooled[:-1], pooled[-1])
+    return [images, planes, math.prod(rows) * row_bytes(row, geometry)]
+
+
+def row_bytes(row: int, geometry: Geometry) -> int:
+    return (row * code_bits(geometry.window_volume) + 7) // 8
+
+
+def pooled_sizes(geometry: Geometry, size: Sequence[int]) -> list[int]:
+    return [a.pooled_size(n) for a, n in zip(geometry.axes, size, strict=True)]
 
 
 def max_pool_indices(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
@@ -238,7 +237,7 @@ def max_pool_indices(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(geometry.axes) - 1]
     axes = geometry.axes
     if x.numel() == 0:
-        pooled = [a.pooled_size(n) for a, n in zip(axes, x.shape[2:], strict=True)]
+        pooled = pooled_sizes(geometry, x.shape[2:])
         return x.new_empty(*x.shape[:2], *pooled), x.new_empty(*x.shape[:2], *pooled, dtype=torch.int64)
     return pool(
         x, [a.window for a in axes], 1, [a.window_padding for a in axes], [a.window_dilation for a in axes],
@@ -255,27 +254,21 @@ def indices_to_codes(indices: Tensor, size: Sequence[int], geometry: Geometry, c
         source = indices // inner % n
         p = torch.arange(indices.shape[2 + i], device=indices.device).reshape(-1, *[1] * (rank - 1 - i))
         code = code * axis.window + (source - p + axis.window_padding) // axis.window_dilation
-    grid = _grid(geometry, size)
-    pads = [p for i in reversed(range(rank)) for p in (0, grid[i] - indices.shape[2 + i])]
-    code = F.pad(code, pads)
-    flat = code.flatten(2)[..., : _positions(geometry, size)]
     if channels_last:
-        flat = flat.transpose(1, 2).flatten(1).unsqueeze(1)
-    return pack_codes(flat, code_bits(geometry.window_volume))
+        code = code.movedim(1, -1).unsqueeze(1)
+    return pack_codes(code, code_bits(geometry.window_volume)).flatten(2)
 
 
 def codes_to_indices(codes: Tensor, x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> Tensor:
     """Flat spatial indices of x (images, channels, pooled...) from packed codes."""
     rank = len(geometry.axes)
     channels, size = x_shape[-rank - 1], x_shape[-rank:]
-    grid, positions = _grid(geometry, size), _positions(geometry, size)
-    lanes = channels if channels_last else 1
-    code = unpack_codes(codes, positions * lanes, code_bits(geometry.window_volume))
+    pooled = pooled_sizes(geometry, size)
+    rows, row = (pooled, channels) if channels_last else (pooled[:-1], pooled[-1])
+    packed = codes.unflatten(2, [*rows, row_bytes(row, geometry)])
+    code = unpack_codes(packed, row, code_bits(geometry.window_volume))
     if channels_last:
-        code = code.reshape(-1, positions, channels).transpose(1, 2)
-    code = F.pad(code, (0, math.prod(grid) - positions)).unflatten(2, grid)
-    for i, (axis, n) in enumerate(zip(geometry.axes, size, strict=True)):
-        code = code.narrow(2 + i, 0, axis.pooled_size(n))
+        code = code.squeeze(1).movedim(-1, 1)
     indices = torch.zeros_like(code)
     inner = 1
     for i, (axis, n) in reversed(list(enumerate(zip(geometry.axes, size, strict=True)))):

@@ -25,7 +25,6 @@ class Line(NamedTuple):
     size: Any
     pooled: Any
     out: Any
-    grid: Any  # of the codes: the larger of size and pooled
     up: Any  # images of the pooled line after it that padding reads
     down: Any  # and before it
     mode: Any
@@ -254,37 +253,47 @@ def blur_kernel(
         tl.store(at, total.to(out.data.dtype.element_ty), mask=present)
 
 
-# ---- codes -------------------------------------------------------------------------------------------
+# ---- codes: csrc/prologue.h's Packing ------------------------------------------------------------------
+
+
+@triton.jit
+def code_row(image, channel, channels, d, h, w, depths, height, width, CHANNELS_LAST: tl.constexpr):
+    """The row of codes that has that of a pooled position, of all in the batch."""
+    if CHANNELS_LAST:
+        return ((image * depths + d) * height.pooled + h) * width.pooled + w
+    else:
+        return ((image * channels + channel) * depths + d) * height.pooled + h
 
 
 @triton.jit
 def codes_kernel(
-    codes, x, depth, height, width, channels, plane_bytes, count, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr,
+    codes, x, depth, height, width, channels, row_bytes, count, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr,
     UNROLL_WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr, BYTES: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The packed codes of x, byte by byte: every code that shares a byte is made by one program."""
     PER_BYTE: tl.constexpr = 1 if BITS == 16 else 8 // BITS
     byte = tl.program_id(0).to(INDEX) * BYTES + tl.arange(0, BYTES)[:, None]
-    plane = byte // plane_bytes
-    of_plane = byte % plane_bytes
+    rest = byte // row_bytes
+    of_row = byte % row_bytes
     part = tl.arange(0, PER_BYTE)[None, :]
-    rest = of_plane // 2 + part if BITS == 16 else of_plane * PER_BYTE + part
+    along = of_row // 2 + part if BITS == 16 else of_row * PER_BYTE + part
+    w = along
+    channel = along
     if CHANNELS_LAST:
-        image = plane
-        channel = rest % channels
-        rest = rest // channels
-    else:
-        image = plane // channels
-        channel = plane % channels
-    w = rest % width.grid
-    rest = rest // width.grid
-    h = rest % height.grid
-    d = rest // height.grid
-    present = (byte < count) & (w < width.pooled) & (h < height.pooled) & (d < depth.pooled)
+        w = rest % width.pooled
+        rest = rest // width.pooled
+    h = rest % height.pooled
+    rest = rest // height.pooled
+    d = rest % depth.pooled
+    image = rest // depth.pooled
+    if not CHANNELS_LAST:
+        channel = image % channels
+        image = image // channels
+    present = (byte < count) & (along < (channels if CHANNELS_LAST else width.pooled))
     lanes = image * x.image + channel * x.channel
     code = pooled_code(x, lanes, d, h, w, present, depth, height, width, ACCUMULATOR, UNROLL_WINDOW)
     code = tl.where(present, code, 0)
-    shifted = code >> (of_plane % 2 * 8).to(tl.int32) & 255 if BITS == 16 else code << part * BITS
+    shifted = code >> (of_row % 2 * 8).to(tl.int32) & 255 if BITS == 16 else code << part * BITS
     packed = tl.sum(shifted, axis=1)
     at = tl.program_id(0).to(INDEX) * BYTES + tl.arange(0, BYTES)
     tl.store(codes + at, packed.to(tl.uint8), mask=at < count)
@@ -292,24 +301,20 @@ def codes_kernel(
 
 @triton.jit
 def read_code(
-    codes, image, channel, channels, d, h, w, present, height, width, plane_bytes, BITS: tl.constexpr,
+    codes, image, channel, channels, d, h, w, present, depths, height, width, row_bytes, BITS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
     """The code of pooled position (d, h, w)."""
-    position = (d * height.grid + h) * width.grid + w
-    if CHANNELS_LAST:
-        position = position * channels + channel
-        plane = image
-    else:
-        plane = image * channels + channel
+    row = codes + code_row(image, channel, channels, d, h, w, depths, height, width, CHANNELS_LAST) * row_bytes
+    along = channel if CHANNELS_LAST else w
     if BITS == 16:
-        at = codes + plane * plane_bytes + position * 2
+        at = row + along * 2
         low = tl.load(at, mask=present, other=0).to(tl.int32)
         return low | tl.load(at + 1, mask=present, other=0).to(tl.int32) << 8
     else:
         PER_BYTE: tl.constexpr = 8 // BITS
-        byte = tl.load(codes + plane * plane_bytes + position // PER_BYTE, mask=present, other=0).to(tl.int32)
-        return byte >> (position % PER_BYTE * BITS).to(tl.int32) & ((1 << BITS) - 1)
+        byte = tl.load(row + along // PER_BYTE, mask=present, other=0).to(tl.int32)
+        return byte >> (along % PER_BYTE * BITS).to(tl.int32) & ((1 << BITS) - 1)
 
 
 # ---- the adjoint -------------------------------------------------------------------------------------
@@ -377,7 +382,7 @@ def gathered(
 
 @triton.jit
 def adjoint_kernel(
-    out, grad, codes, taps, depth, height, width, images, channels, height_blocks, plane_bytes, IDENTITY: tl.constexpr,
+    out, grad, codes, taps, depth, height, width, images, channels, height_blocks, row_bytes, IDENTITY: tl.constexpr,
     BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, UNROLL: tl.constexpr, UNROLL_WINDOW: tl.constexpr,
     CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -409,8 +414,8 @@ def adjoint_kernel(
                         s = w + width.window_padding - c * width.window_dilation
                         held = present & within(z, depth.pooled) & within(y, height.pooled) & within(s, width.pooled)
                         code = read_code(
-                            codes, image, channel, channels, z, y, s, held, height, width, plane_bytes, BITS,
-                            CHANNELS_LAST,
+                            codes, image, channel, channels, z, y, s, held, depth.pooled, height, width, row_bytes,
+                            BITS, CHANNELS_LAST,
                         )  # fmt: skip
                         # Loaded where it may be wanted, not where the code wants it: 16 bytes at a time.
                         share = gathered(

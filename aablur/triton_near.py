@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from .triton_kernels import fold, read_code, tile, within
+from .triton_kernels import code_row, fold, read_code, tile, within
 
 
 class Reach(NamedTuple):
@@ -72,12 +72,12 @@ def plus_chosen(total, shares, found, AT: tl.constexpr, code):
 
 @triton.jit
 def read_codes_of_byte(
-    codes, image, channel, channels, h, w, present, width, plane_bytes, BITS: tl.constexpr
+    codes, image, channel, channels, h, w, present, height, width, row_bytes, BITS: tl.constexpr
 ):  # fmt: skip
     """The codes at pooled position (h, w) of channels that share bytes along their last dimension, each read once."""
     PER_BYTE: tl.constexpr = 8 // BITS
     group = tl.min(channel, axis=2, keep_dims=True)
-    at = codes + image * plane_bytes + (h * width.grid + w) * (channels // PER_BYTE) + group // PER_BYTE
+    at = codes + code_row(image, 0, channels, 0, h, w, 1, height, width, True) * row_bytes + group // PER_BYTE
     byte = tl.load(at, mask=present & (group < channels), other=0).to(tl.int32)
     return byte >> ((channel - group) * BITS).to(tl.int32) & ((1 << BITS) - 1)
 
@@ -109,7 +109,7 @@ def spread_rows(
 
 @triton.jit
 def spread_kernel(
-    out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, plane_bytes,
+    out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, row_bytes,
     IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -152,10 +152,12 @@ def spread_kernel(
                     s = j * width.stride + (across.first + e)
                     held = within(y, height.pooled) & within(s, width.pooled)
                     if CHANNELS_LAST:
-                        code = read_codes_of_byte(codes, image, channel, channels, y, s, held, width, plane_bytes, BITS)
+                        code = read_codes_of_byte(
+                            codes, image, channel, channels, y, s, held, height, width, row_bytes, BITS
+                        )
                     else:
                         code = read_code(
-                            codes, image, channel, channels, 0, y, s, present & held, height, width, plane_bytes, BITS,
+                            codes, image, channel, channels, 0, y, s, present & held, 1, height, width, row_bytes, BITS,
                             CHANNELS_LAST,
                         )  # fmt: skip
                     found = found + (code,)
@@ -259,51 +261,47 @@ def blurred_rows(maxima, weights, reach, COUNT: tl.constexpr, present, ACCUMULAT
 
 @triton.jit
 def store_byte(
-    codes, code, plane, position, along, present, PER_BYTE: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
+    codes, code, row, along, present, PER_BYTE: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr
 ):  # fmt: skip
-    """Codes of neighbours `along` whose group begins a byte: of a pooled position each, the group's together."""
+    """Codes of neighbours `along` a row, whose group begins a byte: of a pooled position each, the group's together."""
     first = along
     there = present
     if GROUP > 1:
         first = tl.min(along, axis=2, keep_dims=True)
         code = tl.sum(code << ((along - first) * BITS).to(tl.int32), axis=2, keep_dims=True)
         there = tl.max(present.to(tl.int32), axis=2, keep_dims=True) != 0
-    tl.store(codes + plane + (position + first) // PER_BYTE, code.to(tl.uint8), mask=there)
+    tl.store(codes + row + first // PER_BYTE, code.to(tl.uint8), mask=there)
 
 
 @triton.jit
 def store_codes(
-    codes, found, image, channel, channels, h, j, present, height, width, across, plane_bytes, COUNT: tl.constexpr,
+    codes, found, image, channel, channels, h, j, present, height, width, across, row_bytes, COUNT: tl.constexpr,
     BITS: tl.constexpr, CHANNELS_LAST: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Of COUNT pooled rows from h on, at every column that is this tile's own: as many as the stride an output."""
     PER_BYTE: tl.constexpr = 8 // BITS
     OWN: tl.constexpr = width.before + across.lead
-    last = (height.pooled - 1) * width.grid + width.pooled - 1  # between the codes of two rows lie zeros
     for r in tl.static_range(COUNT):
         there = present & within(h + r, height.pooled)
-        row = (h + r) * width.grid
+        s = j * width.stride
         if CHANNELS_LAST:
             for c in tl.static_range(width.stride):
-                s = j * width.stride + c
-                own = there & (s < width.grid) & (row + s <= last)
+                row = code_row(image, channel, channels, 0, h + r, s + c, 1, height, width, CHANNELS_LAST) * row_bytes
                 store_byte(
-                    codes, found[r * across.reached + c + OWN], image * plane_bytes, (row + s) * channels, channel, own,
-                    PER_BYTE, BITS, GROUP,
+                    codes, found[r * across.reached + c + OWN], row, channel, there & (s + c < width.pooled), PER_BYTE,
+                    BITS, GROUP,
                 )  # fmt: skip
         else:
             code = found[r * across.reached + OWN]
             for c in tl.static_range(1, width.stride):
                 code = code | found[r * across.reached + c + OWN] << c * BITS
-            s = j * width.stride
-            own = there & (s < width.grid) & (row + s <= last)
-            plane = (image * channels + channel) * plane_bytes
-            store_byte(codes, code, plane, row, s, own, PER_BYTE, BITS, GROUP)
+            row = code_row(image, channel, channels, 0, h + r, s, 1, height, width, CHANNELS_LAST) * row_bytes
+            store_byte(codes, code, row, s, there & (s < width.pooled), PER_BYTE, BITS, GROUP)
 
 
 @triton.jit
 def max_kernel(
-    out, codes, x, taps, height, width, down, across, images, channels, height_blocks, plane_bytes,
+    out, codes, x, taps, height, width, down, across, images, channels, height_blocks, row_bytes,
     BITS: tl.constexpr, GROUP: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
     LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
@@ -327,7 +325,7 @@ def max_kernel(
     if codes is not None:
         if block == 0:
             store_codes(
-                codes, found, image, channel, channels, h, j, present, height, width, across, plane_bytes, KEPT, BITS,
+                codes, found, image, channel, channels, h, j, present, height, width, across, row_bytes, KEPT, BITS,
                 CHANNELS_LAST, GROUP,
             )  # fmt: skip
     rows = blurred_rows(maxima, weights, across, KEPT, present, ACCUMULATOR)
@@ -340,7 +338,7 @@ def max_kernel(
         if codes is not None:
             store_codes(
                 codes, found_here, image, channel, channels, first + KEPT, j, present, height, width, across,
-                plane_bytes, height.stride, BITS, CHANNELS_LAST, GROUP,
+                row_bytes, height.stride, BITS, CHANNELS_LAST, GROUP,
             )  # fmt: skip
         rows = rows + blurred_rows(maxima_here, weights, across, height.stride, present, ACCUMULATOR)
         total = tl.zeros(present.shape, ACCUMULATOR)

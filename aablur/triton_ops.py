@@ -60,7 +60,7 @@ def _line(axis: Axis, size: int, padding_mode: str, first_tap: int) -> kernels.L
         _MODES[mode].value, max(up, down) <= 1, axis.taps, axis.stride, axis.before, axis.after, axis.window,
         axis.window_padding, axis.window_dilation, first_tap,
     )  # fmt: skip
-    return kernels.Line(size, pooled, axis.out_size(size), max(size, pooled), up, down, *map(tl.constexpr, constants))
+    return kernels.Line(size, pooled, axis.out_size(size), up, down, *map(tl.constexpr, constants))
 
 
 def _shape(geometry: Geometry, x_shape: torch.Size | tuple[int, ...], channels_last: bool) -> _Shape:
@@ -181,14 +181,14 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
     group = _group(shape, geometry) if with_codes else 0
     codes = None
     if group:
-        covered = width.out * width.stride.value >= width.grid
-        code_shape = reference.code_shape(x.shape, geometry, shape.channels_last)
-        codes = (torch.empty if covered else torch.zeros)(code_shape, dtype=torch.uint8, device=x.device)
+        codes = _empty_codes(x, geometry, shape)
     down, across = map(_reach, _planes(geometry))
     programs, height_blocks, tile = _blocks(shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE)
+    if not shape.channels_last:
+        tile["WIDTH"] = max(tile["WIDTH"], group)  # of small maps: a whole byte
     near.max_kernel[(programs,)](
         _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
-        shape.channels, height_blocks, 0 if codes is None else codes.shape[2], BITS=code_bits(geometry.window_volume),
+        shape.channels, height_blocks, _row_bytes(geometry, shape), BITS=code_bits(geometry.window_volume),
         GROUP=max(group, 1), ACCUMULATOR=_accumulator(x), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED,
         INDEX=_index(*(m for m in (x, out, codes) if m is not None)),
     )  # fmt: skip
@@ -207,21 +207,30 @@ def _pools(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
 
 def _group(shape: _Shape, geometry: Geometry) -> int:
     """Elements of a tile whose codes make a byte of their own, always; 0 where some would share one with others."""
-    bits, width = code_bits(geometry.window_volume), shape.lines[2]
+    bits, stride = code_bits(geometry.window_volume), shape.lines[2].stride.value
     if bits > 4:
         return 0
     per_byte = 8 // bits
     if shape.channels_last:
         return per_byte if shape.channels % per_byte == 0 else 0
-    return per_byte // width.stride.value if width.grid % per_byte == per_byte % width.stride.value == 0 else 0
+    return per_byte // stride if per_byte % stride == 0 else 0
+
+
+def _row_bytes(geometry: Geometry, shape: _Shape) -> int:
+    row = shape.channels if shape.channels_last else shape.lines[2].pooled
+    return reference.row_bytes(row, geometry)
+
+
+def _empty_codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
+    sizes = reference.code_shape(x.shape, geometry, shape.channels_last)
+    return torch.empty(sizes, dtype=torch.uint8, device=x.device)
 
 
 def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
-    code_shape = reference.code_shape(x.shape, geometry, shape.channels_last)
-    codes = torch.empty(code_shape, dtype=torch.uint8, device=x.device)
+    codes = _empty_codes(x, geometry, shape)
     if codes.numel():
         kernels.codes_kernel[(triton.cdiv(codes.numel(), _BYTES),)](
-            codes, _map(x, shape.rank), *shape.lines, shape.channels, codes.shape[2], codes.numel(),
+            codes, _map(x, shape.rank), *shape.lines, shape.channels, _row_bytes(geometry, shape), codes.numel(),
             BITS=code_bits(geometry.window_volume), ACCUMULATOR=_accumulator(x),
             UNROLL_WINDOW=_unroll(shape)["UNROLL_WINDOW"], CHANNELS_LAST=shape.channels_last, BYTES=_BYTES, **_FUSED,
             INDEX=_index(x, codes),
@@ -236,7 +245,7 @@ def _adjoint(
         return out
     maps = (grad, out) if codes is None else (grad, out, codes)
     before = (_map(out, shape.rank), _map(grad, shape.rank), codes, _filter(taps, geometry, grad))
-    plane_bytes = 0 if codes is None else codes.shape[2]
+    row_bytes = _row_bytes(geometry, shape)
     options = {
         "IDENTITY": codes is None, "BITS": code_bits(geometry.window_volume), "ACCUMULATOR": _accumulator(grad),
         "CHANNELS_LAST": shape.channels_last, "INDEX": _index(*maps),
@@ -247,13 +256,13 @@ def _adjoint(
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
         programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _CODES_TILE)
         near.spread_kernel[(programs,)](
-            *before, height, width, down, across, shape.images, shape.channels, height_blocks, plane_bytes, **options,
+            *before, height, width, down, across, shape.images, shape.channels, height_blocks, row_bytes, **options,
             **tile, **_FUSED,
         )  # fmt: skip
     else:
         programs, height_blocks, tile = _blocks(shape, *[line.size for line in shape.lines])
         kernels.adjoint_kernel[(programs,)](
-            *before, *shape.lines, shape.images, shape.channels, height_blocks, plane_bytes, **options,
+            *before, *shape.lines, shape.images, shape.channels, height_blocks, row_bytes, **options,
             **_unroll_adjoint(shape), **tile, **_FUSED,
         )  # fmt: skip
     return out

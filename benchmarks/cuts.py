@@ -29,8 +29,6 @@ class Cut:
     elements_in: int
     elements_out: int
     table: int  # what a block sets up for its borders
-    pool_strips: int  # the same of the map of maxima
-    pool_segment: int
     code_bytes: int
     room: int  # bytes of shared memory
 
@@ -47,7 +45,7 @@ def cutter() -> Iterator[ctypes.CDLL]:
 
 def cut_of(library: ctypes.CDLL, kernel: str, itemsize: int, side: int, planes: int | None = None) -> Cut:
     """Of planes of side x side, by default as many as INPUT_BYTES hold."""
-    numbers = (ctypes.c_int64 * 11)()
+    numbers = (ctypes.c_int64 * 9)()
     count = planes or INPUT_BYTES // (side * side * itemsize)
     if not library.cut(KERNELS.index(kernel), itemsize, ctypes.c_int64(count), ctypes.c_int64(side), numbers):
         raise ValueError(f"kernel: no planes are cut for {kernel}")
@@ -63,25 +61,35 @@ def _turns(count: int, at_once: int = 1) -> float:
     return done
 
 
+def _adjoint_turns(cut: Cut, side: int, outputs: int, above: int) -> list[float]:
+    """Of an adjoint's loops over two rows at a time: of rows whose next output is there, and of what is left of a plane;
+    segments that do not begin a plane have `above` rows more. A warp has threads of all segments of a band: it turns as
+    often as the one with most."""
+    bands = []
+    for top in range(0, side, cut.rows):
+        loops = []
+        for first in range(top, min(top + cut.rows, side), cut.segment):
+            begin = first - above if first else 0
+            rows = min(first + cut.segment, side) - begin
+            main = min(rows // 2, outputs - begin // 2 - 1)
+            loops.append((main, math.ceil((rows - 2 * main) / 2)))
+        bands.append([max(turns) for turns in zip(*loops, strict=True)])
+    return [sum(turns) / len(bands) for turns in zip(*bands, strict=True)]
+
+
 def turns(kernel: str, itemsize: int, side: int, cut: Cut) -> Sequence[float | tuple[float, Sequence[float]]]:
     """Turns of the kernel's loops in their order; of one that has loops inside, with theirs in each of its turns."""
     per_vector = 16 // itemsize
     copy_in, copy_out = (_turns(n // per_vector, AT_ONCE) for n in (cut.elements_in, cut.elements_out))
+    codes, table = _turns(cut.code_bytes // 16, AT_ONCE), _turns(cut.table)
     segments = math.ceil(cut.rows / cut.segment)
-    items, rows = _turns(cut.planes * segments * cut.strips), cut.rows / segments
-    if kernel == "BlurPlanes":
-        return [copy_in, _turns(cut.table), (items, [rows]), copy_out]
-    if kernel == "BlurBackwardPlanes":  # two rows at a time, and what is left of a plane
-        return [copy_in, _turns(cut.table), (items, [rows / 2, 1 / segments]), copy_out]
-    if kernel == "MaxBackwardPlanes":  # one turn of two rows more, for the rows of maxima above
-        codes = _turns(cut.code_bytes // 16, AT_ONCE)
-        return [copy_in, codes, _turns(cut.table), (items, [rows / 2 + 1, 1 / segments]), copy_out]
-    pooled = cut.elements_in // cut.planes // side - 1
-    pool_segments = math.ceil(pooled / cut.pool_segment)
-    pool = (_turns(cut.planes * pool_segments * cut.pool_strips), [math.ceil(pooled / pool_segments / 2)])
-    clear, pack = _turns(cut.code_bytes * 4 // 16), _turns(cut.code_bytes, AT_ONCE)
-    codes_out = _turns(cut.code_bytes // 16, AT_ONCE)
-    return [copy_in, _turns(cut.table), clear, pool, (items, [rows]), pack, copy_out, codes_out]
+    items = _turns(cut.planes * segments * cut.strips)
+    if kernel == "BlurBackwardPlanes":
+        return [copy_in, table, (items, _adjoint_turns(cut, side, (side + 1) // 2, 0)), copy_out]
+    if kernel == "MaxBackwardPlanes":
+        return [copy_in, codes, table, (items, _adjoint_turns(cut, side, side // 2, 2)), copy_out]
+    forward = [copy_in, table, (items, [cut.rows / segments]), copy_out]
+    return forward if kernel == "BlurPlanes" else [*forward, codes]
 
 
 def elements(kernel: str, cut: Cut) -> int:

@@ -88,8 +88,6 @@ struct Geometry {
     }
   }
 
-  int64_t code_bits() const { return aablur::code_bits(axis[0].window * axis[1].window * axis[2].window); }
-
   void set_size(const int64_t* size) {
     for (int i = 0; i < rank; ++i) {
       Axis& a = axis[3 - rank + i];
@@ -232,8 +230,8 @@ inline void check_taps(const Tensor& taps, const Tensor& x, const Map& map, int6
 
 // (images, planes an image, bytes a plane)
 inline std::array<int64_t, 3> code_sizes(const Map& map, const Geometry& geometry) {
-  const int64_t positions = code_positions(geometry.axis) * (map.channels_last ? map.channels : 1);
-  return {map.images, map.channels_last ? 1 : map.channels, ceil_div(positions * geometry.code_bits(), 8)};
+  const Packing packing(geometry.axis, map.channels_last, map.channels);
+  return {map.images, map.channels_last ? 1 : map.channels, packing.plane_bytes};
 }
 
 inline Tensor allocate_codes(const Tensor& like, const Map& map, const Geometry& geometry) {

@@ -85,30 +85,34 @@ inline void selected_sum(const Reader<A>* readers, int64_t count, int64_t n, O* 
   });
 }
 
-// Codes [start, start + n) of a plane, `bits` each. Neighbours in a shared byte are kept.
-inline void pack_codes(const uint16_t* codes, int64_t n, int64_t bits, int64_t start, uint8_t* plane) {
+// A row of n codes of `bits` each, with room for 4 more, to the byte that it begins with.
+inline void pack_codes(const uint16_t* codes, int64_t n, int64_t bits, uint8_t* to) {
   if (bits == 16) {
-    std::memcpy(plane + 2 * start, codes, 2 * n);
+    std::memcpy(to, codes, 2 * n);
     return;
   }
   const int64_t per_byte = 8 / bits;
-  auto put = [&](int64_t j) {
-    const int64_t position = start + j, shift = position % per_byte * bits;
-    uint8_t& byte = plane[position / per_byte];
-    byte = uint8_t((byte & ~(((1 << bits) - 1) << shift)) | codes[j] << shift);
-  };
   int64_t j = 0;
-  for (; j < n && (start + j) % per_byte != 0; ++j) put(j);
 #if defined(__BMI2__)
   const uint64_t mask = ((uint64_t(1) << bits) - 1) * 0x0001000100010001ull;  // four codes at a time
   for (; j + 4 * per_byte <= n; j += 4 * per_byte) {
     uint32_t word = 0;
     for (int64_t part = 0; part < per_byte; ++part)
       word |= uint32_t(_pext_u64(load_as<uint64_t>(codes + j + 4 * part), mask)) << (4 * bits * part);
-    std::memcpy(plane + (start + j) / per_byte, &word, 4);
+    std::memcpy(to, &word, 4);
+    to += 4;
+  }
+  for (; j < n; j += 4) {
+    const int64_t left = std::min<int64_t>(4, n - j);
+    const uint32_t word = uint32_t(_pext_u64(load_as<uint64_t>(codes + j), mask >> (64 - 16 * left)));
+    for (int64_t byte = 0; byte < ceil_div(left * bits, 8); ++byte) *to++ = uint8_t(word >> (8 * byte));
   }
 #endif
-  for (; j < n; ++j) put(j);
+  for (; j < n; j += per_byte) {
+    int64_t byte = 0;
+    for (int64_t c = 0; c < per_byte && j + c < n; ++c) byte |= codes[j + c] << (c * bits);
+    *to++ = uint8_t(byte);
+  }
 }
 
 #if defined(__AVX2__)
@@ -126,30 +130,29 @@ inline Index<float> split_codes(const uint8_t* packed) {
 }
 #endif
 
-inline void unpack_codes(const uint8_t* plane, int64_t start, int64_t n, int64_t bits, uint16_t* codes) {
+// To a row with room for 4 more.
+inline void unpack_codes(const uint8_t* from, int64_t n, int64_t bits, uint16_t* codes) {
   if (bits == 16) {
-    std::memcpy(codes, plane + 2 * start, 2 * n);
+    std::memcpy(codes, from, 2 * n);
     return;
   }
   const int64_t per_byte = 8 / bits;
   int64_t j = 0;
-  auto some = [&](int64_t end) {
-    for (; j < end; ++j) {
-      const int64_t position = start + j;
-      codes[j] = plane[position / per_byte] >> (position % per_byte * bits) & ((1 << bits) - 1);
-    }
-  };
-  some(std::min(n, ceil_div(start, per_byte) * per_byte - start));
 #if defined(__AVX2__)
   auto whole = [&](auto split) {
-    for (; j + lanes<float> <= n; j += lanes<float>) {
-      store_codes<float>(codes + j, split(plane + (start + j) / per_byte));
-    }
+    for (; j + lanes<float> <= n; j += lanes<float>) store_codes<float>(codes + j, split(from + j / per_byte));
   };
   if (bits == 2) whole(split_codes<2>);
   else if (bits == 4) whole(split_codes<4>);
 #endif
-  some(n);
+#if defined(__BMI2__)
+  const uint64_t mask = ((uint64_t(1) << bits) - 1) * 0x0001000100010001ull;
+  for (; j < n; j += per_byte) {
+    const uint64_t some = _pdep_u64(from[j / per_byte], mask);
+    std::memcpy(codes + j, &some, 8);
+  }
+#endif
+  for (; j < n; ++j) codes[j] = from[j / per_byte] >> (j % per_byte * bits) & ((1 << bits) - 1);
 }
 
 }  // namespace aablur::AABLUR_ISA

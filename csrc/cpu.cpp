@@ -68,13 +68,6 @@ Tensor new_map(const Map& map, const Tensor& like) {
   return out;
 }
 
-// Zero past the last code, and between those of two rows but for what a run over the whole plane leaves there.
-Tensor new_codes(const Map& map, const Geometry& geometry, const Tensor& like) {
-  Tensor codes = allocate_codes(like, map, geometry);
-  if (codes.numel() > 0) std::memset(codes.mutable_data_ptr(), 0, codes.numel());
-  return codes;
-}
-
 // x as the kernels read it: rows in place wherever they are contiguous, else one copy.
 struct Readable {
   Tensor tensor;
@@ -112,9 +105,9 @@ class Planned {
     plan.images = x.images;
     plan.planes = x.channels_last ? 1 : x.channels;
     plan.lanes = x.channels_last ? x.channels : 1;
-    plan.code_bits = geometry.code_bits();
-    plan.code_positions = code_positions(plan.axis) * plan.lanes;
-    plan.code_bytes = ceil_div(plan.code_positions * plan.code_bits, 8);
+    plan.packing = Packing(plan.axis, x.channels_last, x.channels);
+    for (const Axis& a : plan.axis) plan.grid_positions = plan.grid_positions * a.size + a.pooled() - 1;
+    ++plan.grid_positions;
     plan.cut_depth = plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1;
     set_taps(geometry, like, x, taps);
     for (int a = 0; a < 3; ++a) {
@@ -143,7 +136,7 @@ class Planned {
     bool overhangs = false;
     for (const Axis& a : plan.axis) overhangs = overhangs || a.window_padding > 0;
     plan.whole_planes = plan.lanes == 1 && plan.bands == 1 && x_is_dense && !overhangs &&
-                        plan.code_positions * (wide_ ? 8 : 4) <= plane_bytes;
+                        plan.grid_positions * (wide_ ? 8 : 4) <= plane_bytes;
   }
 
   // Makes a small dense plane one row: its matrix is the product of the axes', its taps the products of theirs.
@@ -156,8 +149,8 @@ class Planned {
       source_grid[a] = transposed_ ? plan.source[a] : plan.axis[a].size;
       result_grid[a] = transposed_ ? plan.axis[a].size : plan.result[a];
     }
-    const int64_t sources = transposed_ ? grid_volume(source_grid) : plan.code_positions;
-    const int64_t results = transposed_ ? plan.code_positions : grid_volume(result_grid);
+    const int64_t sources = transposed_ ? grid_volume(source_grid) : plan.grid_positions;
+    const int64_t results = transposed_ ? plan.grid_positions : grid_volume(result_grid);
     if (plan.lanes > 1 || plan.per_channel || plan.bands > 1 || !source_is_dense || max_by_rows ||
         plan.result[0] * plan.result[1] == 1 || taps > most_flat_taps || sources >= limit || results > limit)
       return;
@@ -325,7 +318,7 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
   Tensor out = new_map(result, x);
-  Tensor codes = with_codes ? new_codes(map, geometry, x) : out;
+  Tensor codes = with_codes ? allocate_codes(x, map, geometry) : out;
   if (result.empty()) return {out, codes};
   const Readable source(x, map);
   Planned planned(geometry, x, map, taps, false);

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "geometry.h"
+#include "prologue.h"
 
 namespace aablur {
 
@@ -34,8 +34,9 @@ struct Plan {
   int64_t tile = 1;   // lanes worked on together, so that their rows stay in the cache
   int64_t bands = 1;  // pieces that a plane's first axis of more than one row is cut into
   bool cut_depth = false;
-  bool whole_planes = false;                                  // a plane's max is made in one run, on the grid of x
-  int64_t code_bits = 0, code_bytes = 0, code_positions = 0;  // of one argmax code; of a plane's
+  bool whole_planes = false;   // a plane's max is made in one run, on the grid of x
+  int64_t grid_positions = 0;  // of that grid, up to the last that has a maximum
+  Packing packing;
 };
 
 struct BlurArguments {  // out = blur(prologue(x)), or its transpose
@@ -43,7 +44,7 @@ struct BlurArguments {  // out = blur(prologue(x)), or its transpose
   const void* x = nullptr;
   Strides x_strides, out_strides;
   void* out = nullptr;
-  uint8_t* codes = nullptr;  // (images * planes, code_bytes), written if there
+  uint8_t* codes = nullptr;  // (images * planes, bytes of a plane), written if there
 };
 
 struct MaxBackwardArguments {  // out = the adjoint of max after the transposed blur of grad

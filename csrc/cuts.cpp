@@ -4,7 +4,7 @@
 namespace aablur::gpu {
 namespace {
 
-enum { planes, rows, segment, strips, elements_in, elements_out, table, pool_strips, pool_segment, code_bytes, room };
+enum { planes, rows, segment, strips, elements_in, elements_out, table, code_bytes, room };
 
 template <class Kernel, class T>
 void describe(int64_t count, int64_t side, int64_t window, bool backward, int64_t* out) {
@@ -13,15 +13,14 @@ void describe(int64_t count, int64_t side, int64_t window, bool backward, int64_
   shape.images = count;
   shape.channels = 1;
   Planes map;
-  if (window > 1) map.codes.plane_bytes = ceil_div(code_positions(shape.axis) * code_bits(window * window), 8);
+  map.codes.packing = Packing(shape.axis, false, 1);
   out[room] = cut_planes<Kernel>(map, shape, backward);
   out[planes] = map.cut.planes, out[rows] = map.cut.band, out[segment] = map.cut.segment;
   out[strips] = map.strips.strips.value();
   out[elements_in] = map.cut.planes * most_rows<Kernel>(map) * map.source_width;
   out[elements_out] = map.cut.planes * map.cut.band * map.result_width;
   out[table] = Kernel::table_size(map);
-  out[pool_strips] = map.pool.strips.value(), out[pool_segment] = map.pool.segment;
-  out[code_bytes] = map.cut.planes * map.codes.plane_bytes * map.cut.band / map.result_height;
+  out[code_bytes] = map.cut.planes * map.codes.packing.plane_bytes * map.cut.band / map.result_height;
 }
 
 template <class T>

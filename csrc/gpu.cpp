@@ -90,7 +90,7 @@ gpu::Filters filters_of(const Geometry& geometry, const Map& map, const Tensor& 
 }
 
 gpu::Codes codes_of(const Geometry& geometry, const Map& map, uint8_t* data) {
-  return {data, geometry.code_bits(), code_sizes(map, geometry)[2]};
+  return {data, Packing(geometry.axis, map.channels_last, map.channels)};
 }
 
 Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,

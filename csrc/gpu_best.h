@@ -5,19 +5,23 @@
 
 namespace aablur::gpu {
 
-// The same code in a field of Bits for each lane.
+// A word with a field of Bits for each of V lanes.
 template <int V, int Bits>
-AABLUR_HOST_DEVICE constexpr uint32_t repeated(uint32_t code) {
-  uint32_t word = 0;
-  for (int l = 0; l < V; ++l) word |= code << (l * Bits);
+using Fields = std::conditional_t<(V * Bits > 32), uint64_t, uint32_t>;
+
+// The same code in each field.
+template <int V, int Bits>
+AABLUR_HOST_DEVICE constexpr Fields<V, Bits> repeated(uint32_t code) {
+  Fields<V, Bits> word = 0;
+  for (int l = 0; l < V; ++l) word |= Fields<V, Bits>(code) << (l * Bits);
   return word;
 }
 
-// Maxima of a pixel so far, and their codes.
-template <class T, int V, int Bits, bool WithCodes>
+// Maxima of V lanes so far, and the codes of `Count` of them from lane `First` on.
+template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
 class Best {
  public:
-  static constexpr uint32_t field = (1u << Bits) - 1;
+  using Codes = Fields<Count, Bits>;
 
   AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
     AABLUR_UNROLL
@@ -29,33 +33,38 @@ class Best {
     float value[V];
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) value[l] = widen(candidate.element[l]);
-    take(value, repeated<V, Bits>(code));
+    take(value, repeated<Count, Bits>(code));
   }
   // Another's maxima, whose codes count from `code`.
   AABLUR_HOST_DEVICE void take(const Best& other, uint32_t code) {
-    take(other.value_, other.codes_ + repeated<V, Bits>(code));
+    take(other.value_, other.codes_ + repeated<Count, Bits>(code));
   }
 
   AABLUR_HOST_DEVICE float value(int l) const { return value_[l]; }
-  AABLUR_HOST_DEVICE Pixel<T, V> pixel() const { return rounded<T, V>(value_); }
   // A field of Bits a lane.
-  AABLUR_HOST_DEVICE uint32_t codes() const { return codes_; }
-  AABLUR_HOST_DEVICE uint8_t code(int l) const { return uint8_t(codes_ >> (l * Bits) & field); }
+  AABLUR_HOST_DEVICE Codes codes() const { return codes_; }
+
+  // A value, or zero: `keep` is keeping(l, whether).
+  AABLUR_HOST_DEVICE static uint32_t keeping(int, bool is_kept) { return is_kept ? ~0u : 0; }
+  AABLUR_HOST_DEVICE float kept(int l, uint32_t keep) const {
+    return bit_cast<float>(bit_cast<uint32_t>(value_[l]) & keep);
+  }
 
  private:
-  AABLUR_HOST_DEVICE void take(const float (&candidate)[V], uint32_t candidate_codes) {
-    uint32_t replaced = 0;
+  AABLUR_HOST_DEVICE void take(const float (&candidate)[V], Codes candidate_codes) {
+    constexpr Codes field = (1u << Bits) - 1;
+    Codes replaced = 0;
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) {
       const bool replaces = Max::replaces(candidate[l], value_[l]);
       value_[l] = replaces ? candidate[l] : value_[l];
-      if (WithCodes && replaces) replaced |= field << (l * Bits);
+      if (WithCodes && l >= First && l < First + Count && replaces) replaced |= field << ((l - First) * Bits);
     }
     if (WithCodes) codes_ = (codes_ & ~replaced) | (candidate_codes & replaced);
   }
 
   float value_[V];
-  uint32_t codes_;
+  Codes codes_;
 };
 
 // Where a GPU has no instructions for pairs of halves, each is compared as a float.
@@ -105,66 +114,92 @@ AABLUR_HOST_DEVICE inline uint32_t replaced_pair(uint32_t candidate, uint32_t be
   return mask;
 }
 
-// The same of halves, compared two at a time as they lie in memory; a code has 16 bits until it is asked for.
-template <class T, int V, int Bits, bool WithCodes>
+// The same of halves, compared two at a time as they lie in memory. A word has the codes of 16 / Bits lanes: of even
+// ones in its lower half, of odd ones in its upper half, each with the room of two.
+template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
 class BestOfHalves {
+  static constexpr int pairs = V / 2, group = 16 / Bits, words = (Count + group - 1) / group;
+  static_assert(V % 2 == 0 && First % 2 == 0);
+
  public:
+  using Codes = Fields<Count, Bits>;
+
   AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
-    const Words words = bit_cast<Words>(first);
+    const Pairs candidate = bit_cast<Pairs>(first);
     AABLUR_UNROLL
-    for (int w = 0; w < V / 2; ++w) value_[w] = words.word[w], codes_[w] = 0;
+    for (int w = 0; w < pairs; ++w) value_[w] = candidate.pair[w];
+    AABLUR_UNROLL
+    for (int i = 0; i < words; ++i) codes_[i] = 0;
   }
   AABLUR_HOST_DEVICE void take(const Pixel<T, V>& candidate, uint32_t code) {
-    const Words words = bit_cast<Words>(candidate);
+    uint32_t codes[words];
     AABLUR_UNROLL
-    for (int w = 0; w < V / 2; ++w) take(w, words.word[w], code * 0x10001);
+    for (int i = 0; i < words; ++i) codes[i] = in_both_halves(repeated<group / 2, 2 * Bits>(code));
+    take(bit_cast<Pairs>(candidate).pair, codes);
   }
   AABLUR_HOST_DEVICE void take(const BestOfHalves& other, uint32_t code) {
+    uint32_t codes[words];
     AABLUR_UNROLL
-    for (int w = 0; w < V / 2; ++w) take(w, other.value_[w], other.codes_[w] + code * 0x10001);
+    for (int i = 0; i < words; ++i) codes[i] = other.codes_[i] + in_both_halves(repeated<group / 2, 2 * Bits>(code));
+    take(other.value_, codes);
   }
-  AABLUR_HOST_DEVICE Pixel<T, V> pixel() const { return bit_cast<Pixel<T, V>>(value_); }
   AABLUR_HOST_DEVICE float value(int l) const { return widen(bit_cast<T>(uint16_t(value_[l / 2] >> (l % 2 * 16)))); }
-  AABLUR_HOST_DEVICE uint8_t code(int l) const { return uint8_t(codes_[l / 2] >> (l % 2 * 16)); }
-  AABLUR_HOST_DEVICE uint32_t codes() const {
-    constexpr int group = 16 / Bits;  // lanes whose codes fit 16 bits
-    uint32_t all = 0;
+  AABLUR_HOST_DEVICE Codes codes() const {
+    Codes all = 0;
     AABLUR_UNROLL
-    for (int first = 0; first < V; first += group) {
-      uint32_t spread = 0;  // even lanes below, odd lanes above, each with the room of two codes
-      AABLUR_UNROLL
-      for (int w = first / 2; w < (first + group) / 2 && w < V / 2; ++w)
-        spread |= codes_[w] << ((w - first / 2) * 2 * Bits);
-      all |= ((spread | spread >> (16 - Bits)) & 0xffff) << (first * Bits);
-    }
+    for (int i = 0; i < words; ++i) all |= Codes((codes_[i] | codes_[i] >> (16 - Bits)) & 0xffff) << (i * 16);
     return all;
   }
 
- private:
-  struct Words {
-    uint32_t word[V / 2];
-  };
-  AABLUR_HOST_DEVICE void take(int w, uint32_t candidate, uint32_t code) {
-    if (WithCodes) {
-      const uint32_t replaced = replaced_pair<T>(candidate, value_[w]);
-      codes_[w] = (codes_[w] & ~replaced) | (code & replaced);
+  AABLUR_HOST_DEVICE static uint32_t keeping(int l, bool is_kept) {
+    if constexpr (std::is_same_v<T, bfloat16>)  // for `permuted`: bytes of (0, pair)
+      return is_kept ? l % 2 ? 0x3244 : 0x1044 : 0x4444;
+    else return is_kept ? 0xffffu << (l % 2 * 16) : 0;
+  }
+  AABLUR_HOST_DEVICE float kept(int l, uint32_t keep) const {
+    if constexpr (std::is_same_v<T, bfloat16>) {
+      return bit_cast<float>(permuted(value_[l / 2], 0, keep));
+    } else {
+      return widen(bit_cast<T>(uint16_t((value_[l / 2] & keep) >> (l % 2 * 16))));
     }
-    value_[w] = larger_pair<T>(value_[w], candidate);
   }
 
-  uint32_t value_[V / 2], codes_[V / 2];
+ private:
+  struct Pairs {
+    uint32_t pair[pairs];
+  };
+  AABLUR_HOST_DEVICE static constexpr uint32_t in_both_halves(uint32_t low) { return low | low << 16; }
+
+  AABLUR_HOST_DEVICE void take(const uint32_t (&candidate)[pairs], const uint32_t (&codes)[words]) {
+    constexpr uint32_t field = in_both_halves((1u << Bits) - 1);
+    uint32_t replaced[words] = {};
+    AABLUR_UNROLL
+    for (int w = 0; w < pairs; ++w) {
+      const int own = w - First / 2;
+      if (WithCodes && own >= 0 && own < (Count + 1) / 2)
+        replaced[own * 2 / group] |= replaced_pair<T>(candidate[w], value_[w]) & field
+                                                                                     << (own % (group / 2) * 2 * Bits);
+      value_[w] = larger_pair<T>(value_[w], candidate[w]);
+    }
+    AABLUR_UNROLL
+    for (int i = 0; i < words; ++i)
+      if (WithCodes) codes_[i] = (codes_[i] & ~replaced[i]) | (codes[i] & replaced[i]);
+  }
+
+  uint32_t value_[pairs], codes_[words];
 };
 
 // The first of a plane's codes.
 AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {
-  return tiling.codes.data + (int64_t(tile.image) * tiling.planes_an_image + tile.plane) * tiling.codes.plane_bytes;
+  return tiling.codes.data +
+         (int64_t(tile.image) * tiling.planes_an_image + tile.plane) * tiling.codes.packing.plane_bytes;
 }
-// Where the codes of a pixel of V lanes lie, whole bytes, at pooled position (p, q).
+// Where the codes of a pixel of V lanes lie in their plane at pooled position (p, q): whole bytes if V > 1; else the
+// byte that column q, a multiple of 8 / Bits, begins.
 template <int V, int Bits>
 AABLUR_HOST_DEVICE inline int64_t code_byte(const Tiling& tiling, const Tile& tile, int p, int q) {
-  constexpr int per_byte = 8 / Bits;
-  const int row = tiling.code_row / per_byte, pixel = tiling.code_pixel / per_byte;
-  return int64_t(p) * row + int64_t(q) * pixel + tile.lane * (V / per_byte);
+  const int64_t row = int64_t(p) * tiling.code_row;
+  return V > 1 ? row + int64_t(q) * tiling.code_pixel + tile.lane * (V * Bits / 8) : row + q * Bits / 8;
 }
 
 }  // namespace aablur::gpu

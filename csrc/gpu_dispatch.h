@@ -92,7 +92,7 @@ const char* launch_tiles(const Tiling& tiling, const T* x, T* out, int64_t image
   const int64_t step = ((int64_t(1) << 31) - 1) / tiling.threads(1);
   for (int64_t first = 0; first < images; first += step) {
     Tiling part = tiling;
-    if (part.codes.data) part.codes.data += first * tiling.planes_an_image * tiling.codes.plane_bytes;
+    if (part.codes.data) part.codes.data += first * tiling.planes_an_image * tiling.codes.packing.plane_bytes;
     const K kernel{part, x + first * tiling.source_image, out + first * tiling.result_image};
     if (const char* error = launch(kernel, tiling.threads(std::min(step, images - first)), stream)) return error;
   }
@@ -133,8 +133,8 @@ bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes,
   tiling.taps = static_cast<const float*>(filters.taps);
   tiling.codes = codes;
   tiling.planes_an_image = uint32_t(shape.channels_last ? 1 : shape.channels);
-  tiling.code_pixel = int(shape.channels_last ? shape.channels : 1);
-  tiling.code_row = int(width.size * tiling.code_pixel);
+  tiling.code_pixel = int(shape.channels_last ? codes.packing.row_bytes : 0);
+  tiling.code_row = int(codes.packing.row_bytes * (shape.channels_last ? width.pooled() : 1));
   error = launch_tiles<Kernel>(tiling, x, out, shape.images, stream);
   return true;
 }
@@ -202,7 +202,7 @@ bool with_window(const Shape& shape, F&& f) {
   return false;
 }
 
-// Max-blur by tiles. Single elements share bytes of codes, so that only the general kernel makes those.
+// Max-blur by tiles. Single channels share bytes of codes, so that only the general kernel makes those.
 template <class T>
 bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
@@ -227,22 +227,17 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
       }
       return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, C>>{}, codes);
     };
-    if (layout == Layout::elements || !arguments.codes.data) {
-      if (layout == Layout::pixels ? !queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, false>>{}, {})
-          : layout == Layout::rows ? !queue_rows(std::false_type{}, {})
-                                   : !queue(Type<MaxBlurTile<T, 1, K, 2, 2, 4, false, W, false>>{}, {}))
-        return false;
-      if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
-      return true;
-    }
-    // Columns of the codes' grid that no tile owns.
-    if (2 * width.out() < width.size) {
-      const int64_t planes = planes_of(shape);
-      if ((error = launch(Zero{arguments.codes.data, planes * arguments.codes.plane_bytes}, stream))) return true;
-    }
-    if (layout == Layout::pixels)
-      return queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, true>>{}, arguments.codes);
-    return queue_rows(std::true_type{}, arguments.codes);
+    auto queue_any = [&](auto with_codes, const Codes& codes) {
+      constexpr bool C = decltype(with_codes)::value;
+      return layout == Layout::pixels ? queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, C>>{}, codes)
+             : layout == Layout::rows ? queue_rows(with_codes, codes)
+                                      : queue(Type<MaxBlurTile<T, 1, K, 2, 2, 4, false, W, C>>{}, codes);
+    };
+    if (arguments.codes.data && !(shape.channels_last && layout == Layout::elements))
+      return queue_any(std::true_type{}, arguments.codes);
+    if (!queue_any(std::false_type{}, {})) return false;
+    if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
+    return true;
   });
 }
 

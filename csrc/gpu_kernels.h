@@ -31,7 +31,7 @@ struct Filters {
 // Packed argmax codes, (images, planes, bytes), as prologue.h says.
 struct Codes {
   uint8_t* data = nullptr;
-  int64_t bits = 0, plane_bytes = 0;
+  Packing packing;
 };
 
 struct BlurArguments {  // out = blur(prologue(x)), or without a window its transpose

@@ -36,9 +36,9 @@ class Divisor {
 
 // ---- pixels --------------------------------------------------------------------------------------
 
-// V elements as they lie in memory.
+// V elements as they lie in memory: at once, where V is a power of two.
 template <class T, int V>
-struct alignas(sizeof(T) * V) Pixel {
+struct alignas(V&(V - 1) ? sizeof(T) : sizeof(T) * V) Pixel {
   T element[V];
 };
 
@@ -97,6 +97,33 @@ AABLUR_HOST_DEVICE inline Pixel<T, V> rounded(const float (&value)[V]) {
   }
 }
 
+// Keeps a value in a register: the compiler would make it anew in every turn of a loop.
+AABLUR_HOST_DEVICE inline void pin([[maybe_unused]] uint32_t& value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+}
+
+// Four bytes of (high, low), which the selector's lowest four digits name.
+AABLUR_HOST_DEVICE inline uint32_t permuted(uint32_t low, uint32_t high, uint32_t selector) {
+#if defined(__CUDA_ARCH__)
+  return __byte_perm(low, high, selector);
+#else
+  uint32_t bytes = 0;
+  for (int i = 0; i < 4; ++i)
+    bytes |= uint32_t((uint64_t(high) << 32 | low) >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+  return bytes;
+#endif
+}
+// 32 bits of (high, low), from bit `bit` % 32 on.
+AABLUR_HOST_DEVICE inline uint32_t bits_from(uint32_t low, uint32_t high, uint32_t bit) {
+#if defined(__CUDA_ARCH__)
+  return __funnelshift_r(low, high, bit);
+#else
+  return uint32_t((uint64_t(high) << 32 | low) >> (bit & 31));
+#endif
+}
+
 // ---- what a tile is ------------------------------------------------------------------------------
 
 // How the result is cut, and where source and result lie, in elements.
@@ -109,7 +136,7 @@ struct Tiling {
   const float* taps = nullptr;  // height's, then width's; null for binomials
   Codes codes;
   uint32_t planes_an_image = 1;      // of codes
-  int code_row = 0, code_pixel = 0;  // codes from row to row, and from pixel to pixel
+  int code_row = 0, code_pixel = 0;  // bytes from row to row, and from pixel to pixel where channels lie last
 
   int64_t threads(int64_t images) const {
     return images * planes.value() * rows.value() * columns.value() * lanes.value();

@@ -2,8 +2,8 @@
 // other, or a band of rows of one, into shared memory by 16 bytes, computes there, and writes the result back likewise.
 //
 // Neighbours of a warp take strips of 4 columns of the larger map, so that in a bank halves meet by twos and floats by
-// fours: a third to a half of what shared memory does in the time of a copy (the max: all of it). Wider strips would
-// take fewer instructions and meet more often.
+// fours: a third to a half of what shared memory does in the time of a copy. Wider strips take fewer instructions and
+// meet more often: the max's, of 8 halves, nearly all of it.
 //
 // A kernel is a functor of (block, thread, shared memory) in phases; between phases all threads of a block wait for
 // each other. CUDA runs them with a barrier between, the host for one thread after the other.
@@ -119,7 +119,7 @@ AABLUR_HOST_DEVICE inline void copy_vector_in(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))), "l"(from)
                : "memory");
 #else
-  *static_cast<Pixel<uint32_t, 4>*>(to) = load<Pixel<uint32_t, 4> >(from);
+  *static_cast<Pixel<uint32_t, 4>*>(to) = load<Pixel<uint32_t, 4>>(from);
 #endif
 }
 
@@ -168,17 +168,10 @@ AABLUR_HOST_DEVICE inline void copy_out(T* to, const T* from, int count, int thr
       });
 }
 
-// Keeps a value in a register: the compiler would make it anew in every turn of a loop.
-AABLUR_HOST_DEVICE inline void pin([[maybe_unused]] uint32_t& value) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("" : "+r"(value));
-#endif
-}
-
 // An element as its accumulator, or zero: `keep` says which.
 template <class T>
 AABLUR_HOST_DEVICE inline uint32_t keeping(bool all) {
-  if constexpr (std::is_same_v<T, bfloat16>) return all ? 0x1044 : 0x4444;  // bytes of (element, 0), for __byte_perm
+  if constexpr (std::is_same_v<T, bfloat16>) return all ? 0x1044 : 0x4444;  // for `permuted`: bytes of (0, element)
   else return all ? ~0u : 0u;
 }
 template <class T>
@@ -186,15 +179,58 @@ AABLUR_HOST_DEVICE inline float widen_kept(T v, uint32_t keep) {
   if constexpr (std::is_same_v<T, float>) {
     return bit_cast<float>(bit_cast<uint32_t>(v) & keep);
   } else if constexpr (std::is_same_v<T, bfloat16>) {
-#if defined(__CUDA_ARCH__)
-    return __uint_as_float(__byte_perm(v.bits, 0, keep));
-#else
-    return keep == keeping<T>(true) ? widen(v) : 0.0f;
-#endif
+    return bit_cast<float>(permuted(v.bits, 0, keep));
   } else {
     return widen(T{uint16_t(v.bits & keep)});
   }
 }
+
+// Where something is in shared memory, and a word there.
+AABLUR_HOST_DEVICE inline uint32_t shared_address(const void* p, [[maybe_unused]] const char* shared) {
+#if defined(__CUDA_ARCH__)
+  return uint32_t(__cvta_generic_to_shared(p));
+#else
+  return uint32_t(static_cast<const char*>(p) - shared);
+#endif
+}
+AABLUR_HOST_DEVICE inline uint32_t load_shared([[maybe_unused]] const char* shared, uint32_t at) {
+  uint32_t word;
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(at) : "memory");
+#else
+  std::memcpy(&word, shared + at, sizeof word);
+#endif
+  return word;
+}
+
+// N neighbours of a row in shared memory, from anywhere: read by words.
+template <class T, int N>
+struct Neighbours {
+  static constexpr int step = 4 / int(sizeof(T)), count = (N + step - 1) / step;
+  uint32_t word[count];
+
+  AABLUR_HOST_DEVICE Neighbours(const char* shared, uint32_t at) {
+    const uint32_t aligned = at & ~3u;
+    AABLUR_UNROLL
+    for (int i = 0; i < count; ++i) word[i] = load_shared(shared, aligned + 4 * i);
+    if constexpr (step > 1) {
+      const uint32_t behind = load_shared(shared, aligned + 4 * count);
+      AABLUR_UNROLL
+      for (int i = 0; i < count; ++i) word[i] = bits_from(word[i], i + 1 < count ? word[i + 1] : behind, at * 8);
+    }
+  }
+  // V of them, from the one with index `first` on.
+  template <int V>
+  AABLUR_HOST_DEVICE Pixel<T, V> pixel(int first) const {
+    uint32_t part[V / step];
+    AABLUR_UNROLL
+    for (int i = 0; i < V / step; ++i) {
+      const int w = first / step + i, next = w + 1 < count ? w + 1 : w;
+      part[i] = first % step ? permuted(word[w], word[next], 0x5432) : word[w];
+    }
+    return bit_cast<Pixel<T, V>>(part);
+  }
+};
 
 // ---- the maps --------------------------------------------------------------------------------------
 
@@ -226,11 +262,10 @@ struct Planes {
   int before_height = 0, before_width = 0;
   Fold height, width;
   Cut cut;
-  Strips strips, pool;  // of the result, and of the map of maxima
+  Strips strips;
   Divisor bands;
   bool banded = false;
-  int source_room = 0, pooled_room = 0, codes_room = 0, packed_room = 0,
-      result_room = 0;  // bytes of shared memory before
+  int source_room = 0, codes_room = 0, result_room = 0;  // bytes of shared memory before
   const float* taps = nullptr;
   Codes codes;
 

@@ -84,7 +84,7 @@ AABLUR_HOST_DEVICE inline void store_strip(T* row, uint32_t there, const float (
     if (there >> x & 1) row[x] = pixel.element[x];
 }
 AABLUR_HOST_DEVICE inline uint32_t bits_below(int count) {
-  uint32_t bits = count < 32 ? (1u << count) - 1 : ~0u;
+  uint32_t bits = count <= 0 ? 0 : count < 32 ? (1u << count) - 1 : ~0u;
   pin(bits);
   return bits;
 }
@@ -227,7 +227,35 @@ struct Spread {
   }
 };
 
-// The weights of rows and columns of outputs for a block, `pitch` an output: of `rows` rows from the first that the
+// Tables of weights, `pitch` an output: of some rows of outputs, then of some columns; there are `height` and `width`.
+template <int K, int S>
+AABLUR_HOST_DEVICE inline void fill_weights(const Planes& map, Rows rows, Rows columns, int height, int width,
+                                            float* weights, int thread) {
+  using Spreads = Spread<K, S>;
+  const TileTaps<K> taps(map.taps);
+  AABLUR_NO_UNROLL
+  for (int e = thread; e < (rows.count + columns.count) * Spreads::pitch; e += block_threads) {
+    const int o = e / Spreads::pitch, d = e % Spreads::pitch, column = columns.first + o - rows.count;
+    weights[e] = o < rows.count ? Spreads::weight(map.height, height, taps.height, rows.first + o, d)
+                                : Spreads::weight(map.width, width, taps.width, column, d);
+  }
+}
+template <int K, int S>
+AABLUR_HOST_DEVICE inline void load_weights(const float* table, float (&weights)[Spread<K, S>::pitch]) {
+  AABLUR_UNROLL
+  for (int d = 0; d < Spread<K, S>::pitch; d += 4) {
+    const auto four = *reinterpret_cast<const Pixel<float, 4>*>(table + d);
+    AABLUR_UNROLL
+    for (int e = 0; e < 4; ++e) weights[d + e] = four.element[e];
+  }
+}
+// Adds the share of tap d. One that nothing but a border has adds no zero times a NaN.
+template <int K, int S>
+AABLUR_HOST_DEVICE inline void add_weighed(int d, float weight, float value, float& sum) {
+  if (d >= Spread<K, S>::lead || weight != 0) sum += weight * value;
+}
+
+// The weights of rows and columns of outputs for a block's adjoint, those of `rows` rows from the first that the
 // block's results read on, then of columns. Results begin `halo` before those of a block.
 template <int K, int S, int X, int Halo>
 struct Weights {
@@ -248,14 +276,8 @@ struct Weights {
     return {low, (end < map.source_height ? end : map.source_height) - low};
   }
   AABLUR_HOST_DEVICE void fill(const Planes& map, int row, float* weights, int thread) const {
-    const TileTaps<K> taps(map.taps);
-    AABLUR_NO_UNROLL
-    for (int e = thread; e < all * Spreads::pitch; e += block_threads) {
-      const int o = e / Spreads::pitch, d = e % Spreads::pitch;
-      weights[e] = o < rows
-                       ? Spreads::weight(map.height, map.source_height, taps.height, first_row(row) + o, d)
-                       : Spreads::weight(map.width, map.source_width, taps.width, o - rows + Spreads::low(Halo), d);
-    }
+    fill_weights<K, S>(map, {first_row(row), rows}, {Spreads::low(Halo), all - rows}, map.source_height,
+                       map.source_width, weights, thread);
   }
 };
 
@@ -284,10 +306,6 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
   // Rows whose sums are open: after an output, S of them are done.
   constexpr int ahead = Spreads::high(S), open = Spreads::reach + Spreads::first(ahead);
   float sums[open][columns] = {};
-  // A tap that nothing but a border has: no zero of it meets a NaN.
-  auto add = [](bool extra, float w, float value, float& sum) {
-    if (!extra || w != 0) sum += w * value;
-  };
   // Adds a row of outputs, which spreads from `offset` rows behind the first open one on.
   auto spread_row = [&](const char* line, const float* down, int offset) {
     float value[N], spread[columns] = {}, weights[Spreads::pitch];
@@ -297,17 +315,12 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
     for (int x = 0; x < columns; ++x) AABLUR_UNROLL
     for (int m = 0; m < N; ++m)
       if (Spreads::is_used(low + m, x - Halo))
-        add(x - Halo < Spreads::first(low + m) + Spreads::lead, weight[x][m], value[m], spread[x]);
-    AABLUR_UNROLL
-    for (int d = 0; d < Spreads::pitch; d += 4) {
-      const auto four = *reinterpret_cast<const Pixel<float, 4>*>(down + d);
-      AABLUR_UNROLL
-      for (int e = 0; e < 4; ++e) weights[d + e] = four.element[e];
-    }
+        add_weighed<K, S>(x - Halo - Spreads::first(low + m), weight[x][m], value[m], spread[x]);
+    load_weights<K, S>(down, weights);
     AABLUR_UNROLL
     for (int d = 0; d < Spreads::reach; ++d) AABLUR_UNROLL
     for (int x = 0; x < columns; ++x)
-      if (d + offset >= 0) add(d < Spreads::lead, weights[d], spread[x], sums[d + offset][x]);
+      if (d + offset >= 0) add_weighed<K, S>(d, weights[d], spread[x], sums[d + offset][x]);
   };
   int k = top / S + Spreads::low(0);
   const char* line = reinterpret_cast<const char*>(source + k * width);

@@ -165,63 +165,43 @@ AABLUR_HOST_DEVICE inline int64_t planes_of(const Shape& shape) {
   return shape.channels_last ? shape.images : shape.images * shape.channels;
 }
 
-// Where the code of a pooled position lies in its plane, in codes.
-AABLUR_HOST_DEVICE inline int64_t code_position(const Shape& shape, const Position& p) {
-  int64_t at = 0;
-  for (int a = 0; a < 3; ++a) {
-    const Axis& axis = shape.axis[a];
-    at = at * (axis.size > axis.pooled() ? axis.size : axis.pooled()) + p.axis[a];
-  }
-  return shape.channels_last ? at * shape.channels + p.channel : at;
-}
-
 AABLUR_HOST_DEVICE inline int64_t code_at(const Shape& shape, const Codes& codes, const Position& p) {
-  const int64_t plane = shape.channels_last ? p.image : p.image * shape.channels + p.channel;
-  const uint8_t* bytes = codes.data + plane * codes.plane_bytes;
-  const int64_t position = code_position(shape, p);
-  if (codes.bits == 16) return bytes[2 * position] | bytes[2 * position + 1] << 8;
-  const int64_t per_byte = 8 / codes.bits;
-  return bytes[position / per_byte] >> (position % per_byte * codes.bits) & ((1 << codes.bits) - 1);
+  const Packing& packing = codes.packing;
+  const bool last = shape.channels_last;
+  int64_t row = last ? p.image : p.image * shape.channels + p.channel;
+  for (int a = 0; a < 2 + last; ++a) row = row * shape.axis[a].pooled() + p.axis[a];
+  const int64_t bit = (last ? p.channel : p.axis[2]) * packing.bits;
+  const uint8_t* byte = codes.data + row * packing.row_bytes + bit / 8;
+  if (packing.bits == 16) return byte[0] | byte[1] << 8;
+  return byte[0] >> (bit % 8) & ((1 << packing.bits) - 1);
 }
 
-struct Zero {
-  uint8_t* data;
-  int64_t bytes;
-
-  int64_t count() const { return bytes; }
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const { data[i] = 0; }
-};
-
-// Byte i of the codes: all that share it are made by one thread. What no pooled position has is zero.
+// Byte i of the codes: all that share it are made by one thread.
 template <class T>
 struct CodesPoint {
   BlurArguments arguments;
 
-  int64_t count() const { return planes_of(arguments.shape) * arguments.codes.plane_bytes; }
+  int64_t count() const { return planes_of(arguments.shape) * arguments.codes.packing.plane_bytes; }
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
     const Shape& shape = arguments.shape;
     const Codes& codes = arguments.codes;
-    const int64_t plane = i / codes.plane_bytes, byte = i % codes.plane_bytes;
-    const int64_t per_byte = codes.bits == 16 ? 1 : 8 / codes.bits;
-    int64_t packed = 0;
-    for (int64_t k = 0; k < per_byte; ++k) {
-      int64_t rest = codes.bits == 16 ? byte / 2 : byte * per_byte + k;
-      Position p{};
-      p.image = shape.channels_last ? plane : plane / shape.channels;
-      p.channel = shape.channels_last ? rest % shape.channels : plane % shape.channels;
-      if (shape.channels_last) rest /= shape.channels;
-      bool inside = true;
-      for (int a = 2; a >= 0; --a) {
-        const Axis& axis = shape.axis[a];
-        const int64_t grid = axis.size > axis.pooled() ? axis.size : axis.pooled();
-        p.axis[a] = rest % grid;
-        rest /= grid;
-        inside = inside && p.axis[a] < axis.pooled();
-      }
-      if (!inside || rest > 0) continue;
-      int64_t code = 0;
+    const int64_t bits = codes.packing.bits;
+    int64_t row = i / codes.packing.row_bytes, byte = i % codes.packing.row_bytes;
+    Position p{};
+    for (int a = 1 + shape.channels_last; a >= 0; --a) {
+      p.axis[a] = row % shape.axis[a].pooled();
+      row /= shape.axis[a].pooled();
+    }
+    p.image = shape.channels_last ? row : row / shape.channels;
+    p.channel = shape.channels_last ? 0 : row % shape.channels;
+    int64_t &last = shape.channels_last ? p.channel : p.axis[2],
+            end = shape.channels_last ? shape.channels : shape.axis[2].pooled();
+    int64_t packed = 0, code = 0;
+    for (int64_t bit = 0; bit < 8; bit += bits) {
+      last = (byte * 8 + bit) / bits;
+      if (last >= end) break;
       pooled_value(shape, static_cast<const T*>(arguments.x), arguments.x_grid, p, &code);
-      packed |= codes.bits == 16 ? code >> (8 * (byte % 2)) & 0xff : code << (k * codes.bits);
+      packed |= bits == 16 ? code >> (8 * (byte % 2)) : code << bit;
     }
     codes.data[i] = uint8_t(packed);
   }

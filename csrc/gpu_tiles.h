@@ -240,33 +240,32 @@ struct MaxBlurTile {
     }
   }
 
-  // The codes of the tile's own positions of pooled row p, from column q.
+  // The codes of the tile's own positions of pooled row p, from column q. Without pixels of channels, those of a row
+  // make whole bytes.
   template <bool Border>
   AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[M]) const {
-    uint8_t* const first = codes_of(tiling, tile);
-    const int64_t end = tiling.codes.plane_bytes;
+    constexpr int own = XO * S;
+    const int left = Border ? int(tiling.width.pooled()) - q : own;  // columns that there are
+    if (Border && p >= tiling.height.pooled()) return;
+    uint8_t* const to = codes_of(tiling, tile) + code_byte<V, Bits>(tiling, tile, p, q);
     if constexpr (V > 1) {
       using Word = Pixel<uint8_t, V * Bits / 8>;
       AABLUR_UNROLL
-      for (int j = 0; j < XO * S; ++j) {
-        const int64_t at = code_byte<V, Bits>(tiling, tile, p, q + j);
-        if (!Border || (q + j < tiling.source_width && at + int64_t(sizeof(Word)) <= end))
-          *reinterpret_cast<Word*>(first + at) = truncated<Word>(pooled[before + j].codes());
-      }
+      for (int j = 0; j < own; ++j)
+        if (j < left)
+          *reinterpret_cast<Word*>(to + j * tiling.code_pixel) = truncated<Word>(pooled[before + j].codes());
     } else {
-      static_assert(Wide || !WithCodes, "single elements share bytes of codes");
+      static_assert(own * Bits <= 32 && own * Bits % 8 == 0);
       uint32_t word = 0;
-      static_assert(XO * S * Bits <= 32);
       AABLUR_UNROLL
       for (int m = 0; m < M; ++m) {
         const int bit = (m * P - before) * Bits;
         if (bit < 32) word |= bit < 0 ? pooled[m].codes() >> -bit : pooled[m].codes() << bit;
       }
+      if constexpr (Border) word &= left < own ? (1u << (left * Bits)) - 1 : ~0u;
       AABLUR_UNROLL
-      for (int byte = 0; byte < XO * S * Bits / 8; ++byte) {
-        const int64_t at = (int64_t(p) * tiling.code_row + q) * Bits / 8 + byte;
-        if (!Border || at < end) first[at] = uint8_t(word >> (8 * byte));
-      }
+      for (int byte = 0; byte < own * Bits / 8; ++byte)
+        if (byte * 8 / Bits < left) to[byte] = uint8_t(word >> (8 * byte));
     }
   }
 };
@@ -400,14 +399,17 @@ struct BlurBackwardTile {
       for (int byte = 0; byte < V * Bits / 8; ++byte) codes |= uint32_t(word.element[byte]) << (8 * byte);
       return codes;
     } else if constexpr (Wide) {
-      const int64_t start = (int64_t(p) * tiling.code_row + j0) * Bits / 8;  // a whole number of bytes
-      constexpr int shift = 64 * 8;
-      const int bit = offset * Bits + shift;
-      return uint32_t(load<Pixel<uint8_t, 1>>(first + start + bit / 8 - 64).element[0]) >> (bit % 8);
+      constexpr int before = 64;  // bytes, so that no division is of a negative number
+      const int bit = offset * Bits + before * 8;
+      return uint32_t(load<Pixel<uint8_t, 1>>(first + code_byte<V, Bits>(tiling, tile, p, j0) + bit / 8 - before)
+                          .element[0]) >>
+             (bit % 8);
     } else {
-      const int64_t bit =
-          (int64_t(p) * tiling.code_row + (j0 + offset) * int64_t(tiling.code_pixel) + tile.lane) * Bits;
-      return uint32_t(load<Pixel<uint8_t, 1>>(first + bit / 8).element[0]) >> (bit % 8);
+      const int q = j0 + offset, bit = (tiling.code_pixel > 0 ? tile.lane : q) * Bits;
+      return uint32_t(load<Pixel<uint8_t, 1>>(first + p * int64_t(tiling.code_row) + q * int64_t(tiling.code_pixel) +
+                                              bit / 8)
+                          .element[0]) >>
+             (bit % 8);
     }
   }
 };

@@ -110,20 +110,17 @@ class MaxRow {
   std::unique_ptr<uint16_t[]> codes_;
 };
 
-// Where the code of pooled position (d, h, w) lies: on the grid of x or, along axes where it is larger, of the
-// pooled map.
-inline int64_t code_position(const Plan& plan, int64_t d, int64_t h, int64_t w) {
-  const Axis &height = plan.axis[1], &width = plan.axis[2];
-  return ((d * std::max(height.size, height.pooled()) + h) * std::max(width.size, width.pooled()) + w) * plan.lanes;
-}
-
-// Calls f(first position of the run in the plane's codes, its offset in a row of the tile, length) for the
-// runs of pooled row (d, h).
+// Calls f(the run's first byte in a plane's codes, its offset in a row of the tile, length) for the runs of codes of
+// pooled row (d, h): a tile begins with a byte.
 template <class F>
 inline void for_code_runs(const Plan& plan, int64_t d, int64_t h, Tile tile, F&& f) {
-  const int64_t row = code_position(plan, d, h, 0) + tile.first;
-  for_runs(plan.axis[2].pooled(), tile, plan.lanes,
-           [&](int64_t offset, int64_t at, int64_t n) { f(row + offset, at, n); });
+  const Packing& packing = plan.packing;
+  const int64_t width = plan.axis[2].pooled(), row = d * plan.axis[1].pooled() + h;
+  if (plan.lanes == 1) return f(row * packing.row_bytes, int64_t(0), width);
+  const int64_t first = row * width * packing.row_bytes + tile.first * packing.bits / 8;
+  if (tile.count == plan.lanes && tile.count * packing.bits == packing.row_bytes * 8)
+    return f(first, int64_t(0), width * tile.count);
+  for (int64_t w = 0; w < width; ++w) f(first + w * packing.row_bytes, w * tile.count, tile.count);
 }
 
 // Pooled rows, each made once while it is in reach; with codes, those of the rows in `owned` are packed.
@@ -146,7 +143,7 @@ class PooledRows {
     owned_ = owned;
     cache_.clear();
     if (!arguments_.codes) return;
-    plane_ = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes;
+    plane_ = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
     std::fill(packed_rows_.get(), packed_rows_.get() + plan_.axis[0].pooled() * plan_.axis[1].pooled(), false);
   }
   int64_t pixel() const { return tile_.count; }
@@ -169,8 +166,8 @@ class PooledRows {
     const bool pack = plane_ && owned_.depth.has(d) && owned_.height.has(h) && !packed_rows_[number(d, h)];
     if (!pack) return max_.template make<false>(x_, d, h, tile_, out, nullptr);
     max_.template make<true>(x_, d, h, tile_, out, codes_.get());
-    for_code_runs(plan_, d, h, tile_, [&](int64_t start, int64_t at, int64_t n) {
-      pack_codes(codes_.get() + at, n, plan_.code_bits, start, plane_);
+    for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t n) {
+      pack_codes(codes_.get() + at, n, plan_.packing.bits, plane_ + byte);
     });
     packed_rows_[number(d, h)] = true;
   }
@@ -216,7 +213,8 @@ class SelectingRows {
 
   void start(const Unit& unit, Tile tile) {
     grad_ = MemoryRows<T>(arguments_.grad, arguments_.grad_strides, unit, tile);
-    if (arguments_.codes) plane_ = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes;
+    if (arguments_.codes)
+      plane_ = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
     else x_ = MemoryRows<T>(arguments_.x, arguments_.x_strides, unit, tile);
     tile_ = tile;
     plane_index_ = unit.plane;
@@ -255,8 +253,8 @@ class SelectingRows {
     const int64_t n = plan_.axis[2].pooled() * tile_.count;
     blur.row(grad_, plane_index_, tile_, d, h, grads, tile_.count);
     if (plane_) {
-      for_code_runs(plan_, d, h, tile_, [&](int64_t start, int64_t at, int64_t count) {
-        unpack_codes(plane_, start, count, plan_.code_bits, codes + at);
+      for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t count) {
+        unpack_codes(plane_ + byte, count, plan_.packing.bits, codes + at);
       });
     } else {
       max_.template make<true>(x_, d, h, tile_, values_.get(), codes);
@@ -310,7 +308,7 @@ class MaxPlane {
  public:
   explicit MaxPlane(const Plan& plan)
       : window_(plan),
-        positions_(plan.code_positions),
+        positions_(plan.grid_positions),
         candidates_(new const T*[window_.volume()]),
         codes_(new uint16_t[window_.volume()]) {
     for (int64_t e = 0; e < window_.volume(); ++e) codes_[e] = uint16_t(e);
@@ -330,7 +328,17 @@ class MaxPlane {
 
 // Where the rows of a plane on the grid of x lie.
 inline Strides grid_strides(const Plan& plan) {
-  return {0, 0, code_position(plan, 1, 0, 0), code_position(plan, 0, 1, 0), 1};
+  return {0, 0, plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1};
+}
+
+// Calls f(the first byte of a row of maxima in a plane's codes, its position on the grid of x) for all rows.
+template <class F>
+inline void for_code_rows(const Plan& plan, F&& f) {
+  const Strides grid = grid_strides(plan);
+  int64_t byte = 0;
+  for (int64_t d = 0; d < plan.axis[0].pooled(); ++d)
+    for (int64_t h = 0; h < plan.axis[1].pooled(); ++h, byte += plan.packing.row_bytes)
+      f(byte, d * grid.depth + h * grid.height);
 }
 
 // Pooled planes on the grid of x, for plans with whole_planes.
@@ -341,8 +349,8 @@ class PooledPlane {
       : plan_(plan),
         arguments_(arguments),
         max_(plan),
-        values_(plan.code_positions),
-        codes_(arguments.codes ? plan.code_positions : 0) {
+        values_(plan.grid_positions),
+        codes_(arguments.codes ? plan.grid_positions : 0) {
     rows_.base = values_.get();
     rows_.strides = grid_strides(plan);
   }
@@ -351,8 +359,10 @@ class PooledPlane {
     const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
     if (arguments_.codes) {
       max_.template make<true>(x.base, values_.get(), codes_.get());
-      pack_codes(codes_.get(), plan_.code_positions, plan_.code_bits, 0,
-                 arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes);
+      uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
+      for_code_rows(plan_, [&](int64_t byte, int64_t at) {
+        pack_codes(codes_.get() + at, plan_.axis[2].pooled(), plan_.packing.bits, plane + byte);
+      });
     } else {
       max_.template make<false>(x.base, values_.get(), nullptr);
     }
@@ -383,7 +393,7 @@ class SelectingPlane {
         halo_(window_.last_offset()),
         grads_(elements_ + halo_),
         codes_(elements_ + halo_ + lanes<A>),
-        values_(arguments.codes ? 0 : plan.code_positions),
+        values_(arguments.codes ? 0 : plan.grid_positions),
         readers_(new Reader<A>[window_.volume()]) {
     std::fill(codes_.get(), codes_.get() + elements_ + halo_ + lanes<A>, no_code);
     for (int64_t e = 0; e < window_.volume(); ++e)
@@ -396,10 +406,13 @@ class SelectingPlane {
     uint16_t* codes = codes_.get() + halo_;
     const RowRange all{{0, plan_.result[0]}, {0, plan_.result[1]}};
     blur.rows(grad, unit.plane, Tile{0, 1}, all, grads, grid_strides(plan_));
-    const int64_t n = plan_.code_positions;
+    const int64_t n = plan_.grid_positions;
     if (arguments_.codes) {
-      unpack_codes(arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.code_bytes, 0, n,
-                   plan_.code_bits, codes);
+      const uint8_t* const plane =
+          arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
+      for_code_rows(plan_, [&](int64_t byte, int64_t at) {
+        unpack_codes(plane + byte, plan_.axis[2].pooled(), plan_.packing.bits, codes + at);
+      });
     } else {
       const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
       max_.template make<true>(x.base, values_.get(), codes);

@@ -26,20 +26,23 @@ struct Max {
   }
 };
 
-// An argmax code is the row-major position in the window, packed in the fewest of 2, 4, 8 or 16 bits, lowest
-// bits first. Codes lie on the grid of x or, along axes where it is larger, of the pooled map, so that a whole
-// plane's codes can be made in one run; what lies between the pooled map's rows is zero or has no meaning.
+// An argmax code is the row-major position in the window, in the fewest of 2, 4, 8 or 16 bits, lowest bits first.
 constexpr int64_t max_window_volume = 65535;
 
 AABLUR_HOST_DEVICE constexpr int64_t code_bits(int64_t window_volume) {
   return window_volume <= 4 ? 2 : window_volume <= 16 ? 4 : window_volume <= 256 ? 8 : 16;
 }
 
-// Grid positions of a plane up to the last that has a code.
-AABLUR_HOST_DEVICE constexpr int64_t code_positions(const Axis (&axis)[3]) {
-  int64_t last = 0;
-  for (const Axis& a : axis) last = last * (a.size > a.pooled() ? a.size : a.pooled()) + a.pooled() - 1;
-  return last + 1;
-}
+// How a plane's codes lie: as its maxima do, row after row of what lies last (the channels, or else the width). A row
+// begins with a byte; what it leaves of its last one is zero.
+struct Packing {
+  int64_t bits = 0, row_bytes = 0, plane_bytes = 0;
+
+  Packing() = default;
+  constexpr Packing(const Axis (&axis)[3], bool channels_last, int64_t channels)
+      : bits(code_bits(axis[0].window * axis[1].window * axis[2].window)),
+        row_bytes(ceil_div((channels_last ? channels : axis[2].pooled()) * bits, 8)),
+        plane_bytes(axis[0].pooled() * axis[1].pooled() * (channels_last ? axis[2].pooled() : 1) * row_bytes) {}
+};
 
 }  // namespace aablur

@@ -40,16 +40,13 @@ inline void for_units(const Plan& plan, int64_t begin, int64_t end, F&& f) {
   }
 }
 
-// Bands cut the first axis that has more than one row. Band `band` of `size` rows; all but the last end on
-// a multiple of 4, so that no two bands of packed codes share a byte.
+// Bands cut the first axis that has more than one row. Band `band` of `size` rows.
 struct Range {
   int64_t begin, end;
   bool has(int64_t i) const { return i >= begin && i < end; }
 };
 inline Range band_range(int64_t size, int64_t band, int64_t bands) {
-  if (bands == 1) return {0, size};
-  const int64_t quads = ceil_div(size, 4);
-  return {std::min(size, quads * band / bands * 4), std::min(size, quads * (band + 1) / bands * 4)};
+  return {size * band / bands, size * (band + 1) / bands};
 }
 struct RowRange {
   Range depth, height;

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import aablur
 from aablur import reference
+from aablur.geometry import Geometry
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 
@@ -96,6 +97,18 @@ def test_gradients(case: Case, recompute: bool, device: str) -> None:
         assert (grad.dtype, grad.shape) == (tap.dtype, tap.shape)
         sums = x.dtype if tap.dtype == torch.float64 else tap.dtype
         assert_close(grad.cpu(), wanted, sums, magnitude=magnitude, taps=True)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.window is not None], ids=lambda c: c.id)
+def test_codes(case: Case, device: str) -> None:
+    """To the byte what the reference says: the same place wins, and what a row leaves of its last byte is zero."""
+    x, sizes = make_input(case, device), [t if isinstance(t, int) else int(t[1:]) for t in case.taps_per_axis]
+    window = (case.window, case.window_padding, case.window_dilation)
+    geometry = Geometry(case.function, sizes, case.stride, case.padding, case.padding_mode, *window)
+    codes = torch.ops.aablur.max_blur_pool_codes(x, None, *geometry.op_args)[1]
+    with aablur.backend("reference"):
+        expected = torch.ops.aablur.max_blur_pool_codes(x, None, *geometry.op_args)[1]
+    assert torch.equal(codes, expected)
 
 
 def test_forcing_the_reference_switches_every_op_and_back() -> None:

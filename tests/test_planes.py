@@ -52,12 +52,3 @@ def test_a_few_planes_are_spread(library: ctypes.CDLL) -> None:
     assert cuts.cut_of(library, "BlurPlanes", 2, 7, 512).planes == 1
     assert cuts.cut_of(library, "BlurPlanes", 2, 7, 512 * 8).planes <= 8
     assert cuts.cut_of(library, "BlurPlanes", 2, 7, 10**6).planes > 100
-
-
-def test_bands_of_codes_are_whole_bytes(library: ctypes.CDLL) -> None:
-    """Where a plane is cut, a band's rows of maxima, 2 a row of the result, take a whole number of bytes of 4 codes."""
-    for side in range(57, 400):
-        for itemsize in (2, 4):
-            cut = cuts.cut_of(library, "MaxBlurPlanes", itemsize, side)
-            if cut.room and cut.rows < side // 2:
-                assert 2 * cut.rows * side % 4 == 0

@@ -61,9 +61,9 @@ def instructions(row: Row, provider: str, counts: dict[str, float]) -> float | N
     dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
     if provider == TRITON:
         op = ("max_" if row.window > 1 else "") + "blur_pool" + ("_backward" if row.direction == "backward" else "")
-        is_codes, whole_bytes = op == "max_blur_pool", (channels if row.layout == "channels_last" else width) % 4 == 0
-        name = f"triton {op}{'_codes' * is_codes}, {dtype}, {row.layout}"
-        return counts.get(name) if whole_bytes or row.window == 1 else None
+        share_bytes = row.window > 1 and row.layout == "channels_last" and channels % 4 > 0
+        name = f"triton {op}{'_codes' * (op == 'max_blur_pool')}, {dtype}, {row.layout}"
+        return None if share_bytes else counts.get(name)
     wide = 16 // row.dtype.itemsize  # elements that a thread reads at once
     vector = 4 if row.window > 1 else wide
     if row.layout == "channels_last":
