@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import codegen_triton, cuts
+from .sass import Listing, is_alu, is_any, loops, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,56 +164,31 @@ def compile_hot(nvcc: str, target: Path, *extra: str, architecture: int = 90) ->
     return done.stdout + done.stderr
 
 
-def _listing(cuobjdump: str, cubin: Path) -> dict[str, list[tuple[int, str]]]:
+def _listing(cuobjdump: str, cubin: Path) -> dict[str, Listing]:
     """Kernel -> where its instructions stand and what they are, in order, without the padding."""
     text = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
-    found: dict[str, list[tuple[int, str]]] = {}
-    for part in text.split("Function : ")[1:]:
-        instructions = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", part, re.M)
-        found[_name(part.split()[0])] = [(int(at, 16), i) for at, i in instructions if not re.match(r"(@\S+ )?NOP", i)]
-    return found
+    return {_name(part.split()[0]): parse(part) for part in text.split("Function : ")[1:]}
 
 
-# Integers, bits, comparisons, selections and conversions: a multiprocessor has 64 lanes for them in a clock, where it
-# issues 128 (CUDA C++ Programming Guide, arithmetic instructions, throughput, of 8.0, 8.9 and 9.0 alike).
-ALU = re.compile(
-    r"(@\S+ )?(LOP3|PLOP3|SHF|PRMT|IADD3|VIADD|LEA|SEL|FSEL|[IFH]SETP2?|HSET2|[FHI]MNMX2?|VIMNMX|R2P|P2R|MOV|F2FP|F2F|IABS|"
-    r"SGXT|BMSK)\b"
-)
-
-
-def _is_any(instruction: str) -> bool:
-    return True
-
-
-def is_alu(instruction: str) -> bool:
-    return ALU.match(instruction) is not None
-
-
-def _in_straight_code(listing: list[tuple[int, str]], counts: Callable[[str], bool] = _is_any) -> int:
+def _in_straight_code(listing: Listing, counts: Callable[[str], bool] = is_any) -> int:
     return sum(not re.match(r"(@\S+ )?BRA", i) and counts(i) for _, i in listing)
 
 
 def _in_loops(
-    listing: list[tuple[int, str]],
+    listing: Listing,
     turns: Sequence[float | tuple[float, Sequence[float]]],
-    counts: Callable[[str], bool] = _is_any,
+    counts: Callable[[str], bool] = is_any,
 ) -> float:
     """Instructions that a thread executes of code whose loops turn so often; of those that count."""
-    loops = []
-    for at, instruction in listing:
-        branch = re.search(r"BRA.*?(0x[0-9a-f]+)", instruction)
-        if branch and int(branch[1], 16) < at:
-            loops.append((int(branch[1], 16), at))
-    loops.sort()
+    all_loops = loops(listing)
 
     def inside(loop: tuple[int, int]) -> list[tuple[int, int]]:
-        return [other for other in loops if other != loop and loop[0] <= other[0] and other[1] <= loop[1]]
+        return [other for other in all_loops if other != loop and loop[0] <= other[0] and other[1] <= loop[1]]
 
     def size(loop: tuple[int, int]) -> int:
         return sum(loop[0] <= at <= loop[1] and counts(i) for at, i in listing)
 
-    outer = [loop for loop in loops if not any(loop in inside(other) for other in loops)]
+    outer = [loop for loop in all_loops if not any(loop in inside(other) for other in all_loops)]
     assert len(outer) == len(turns), f"{len(outer)} loops, known are {len(turns)}"
     # Without the branch to itself at the end.
     total = float(sum(counts(i) for _, i in listing[:-1]) - sum(map(size, outer)))
@@ -269,7 +245,15 @@ def measure() -> dict[str, Code]:
 
 
 COLUMNS = ("instructions", "registers", "wide_loads", "wide_stores")
-TITLES = ("kernel", "instructions an element", "registers", "16-byte loads", "16-byte stores", "spills, stack")
+TITLES = (
+    "kernel",
+    "instructions an element",
+    "registers",
+    "16-byte loads",
+    "16-byte stores",
+    "of ALU",
+    "spills, stack",
+)
 
 
 def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
@@ -279,7 +263,8 @@ def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
         table.add_column(column, justify="left" if column == "kernel" else "right")
     for what, budget, code in rows:
         cells = (f"{getattr(code, c):.3g} ({getattr(budget, c)})" for c in COLUMNS)
-        table.add_row(what, *cells, f"{getattr(code, 'spilled_bytes', 0) + code.local} (0)")
+        spills = getattr(code, "spilled_bytes", 0) + code.local
+        table.add_row(what, *cells, f"{code.alu:.3g}", f"{spills} (0)")
     return table
 
 
@@ -294,12 +279,12 @@ def main() -> int:
     console.print(table_of(title, found))
     with (ROOT / "benchmarks/results/codegen-sm90.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("what", "kernel", *COLUMNS))
+        writer.writerow(("what", "kernel", *COLUMNS, "alu"))
         rows: list[tuple[str, str, Any]] = [(b.name, b.kernel, codes[b.name]) for b in BUDGETS]
         rows += [(f"triton {what}", budget.op, code) for what, budget, code in found]
         for what, kernel, code in rows:
             counts = (getattr(code, column) for column in COLUMNS[1:])
-            writer.writerow((what, kernel, f"{code.instructions:.4g}", *counts))
+            writer.writerow((what, kernel, f"{code.instructions:.4g}", *counts, f"{code.alu:.4g}"))
         print(f"wrote {file.name}")
     return 0
 

@@ -20,6 +20,8 @@ import torch
 
 from aablur.geometry import Geometry
 
+from .sass import Listing, is_alu, loops, parse
+
 ARCHITECTURE = 90
 
 
@@ -71,6 +73,7 @@ BUDGETS = (
 @dataclass(frozen=True)
 class Code:
     instructions: float
+    alu: float
     registers: int
     local: int  # loads and stores of local memory: spills and stacks
     atomics: int
@@ -149,15 +152,10 @@ def compile_op(
     return compiled
 
 
-def loop_instructions(listing: list[tuple[int, str]]) -> int:
-    """Instructions of one turn of the longest loop, that over rows."""
-    loops = []
-    for at, instruction in listing:
-        branch = re.search(r"BRA.*?(0x[0-9a-f]+)", instruction)
-        if branch and int(branch[1], 16) < at:
-            loops.append((int(branch[1], 16), at))
-    first, last = max(loops, key=lambda loop: loop[1] - loop[0])
-    return sum(first <= at <= last for at, _ in listing)
+def in_longest_loop(listing: Listing) -> list[str]:
+    """The instructions of one turn of that over rows."""
+    first, last = max(loops(listing), key=lambda loop: loop[1] - loop[0])
+    return [i for at, i in listing if first <= at <= last]
 
 
 def measure(budget: Budget, cuobjdump: str) -> Code:
@@ -170,8 +168,8 @@ def measure(budget: Budget, cuobjdump: str) -> Code:
         cubin.write_bytes(kernel.asm["cubin"])
         command = [cuobjdump, "-sass", "-res-usage", str(cubin)]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    listing = [(int(at, 16), i) for at, i in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", text, re.M)]
-    listing = [(at, i) for at, i in listing if not re.match(r"(@\S+ )?NOP", i)]
+    listing = parse(text)
+    turn = in_longest_loop(listing)
     found = re.search(r"REG:(\d+)", text)
     assert found, text
     # Of the smaller map, a thread in one turn of the loop over rows; the larger has four times as many.
@@ -179,7 +177,8 @@ def measure(budget: Budget, cuobjdump: str) -> Code:
     wide = triton_ops._CODES_TILE if has_codes else triton_ops._TILE
     tile = (wide if budget.layout == "channels_last" else triton_ops._PLANES_TILE) // 128
     return Code(
-        instructions=loop_instructions(listing) / (4 * tile),
+        instructions=len(turn) / (4 * tile),
+        alu=sum(map(is_alu, turn)) / (4 * tile),
         registers=int(found[1]),
         local=sum(bool(re.search(r"\b(LDL|STL)\b", i)) for _, i in listing),
         atomics=sum(bool(re.search(r"\b(ATOM|ATOMG|RED)\b", i)) for _, i in listing),

@@ -92,24 +92,27 @@ AABLUR_HOST_DEVICE inline uint32_t larger_pair(uint32_t a, uint32_t b) {
   return larger;
 }
 
-// All ones in each half where Max::replaces(candidate, best).
+// All ones in each half of two where Max::replaces(candidate, best) because it is greater, or a NaN: never both.
+struct Replaced {
+  uint32_t greater = 0, nan = 0;
+};
 template <class T>
-AABLUR_HOST_DEVICE inline uint32_t replaced_pair(uint32_t candidate, uint32_t best) {
-  uint32_t mask = 0;
+AABLUR_HOST_DEVICE inline Replaced replaced_pair(uint32_t candidate, uint32_t best) {
+  Replaced mask;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  uint32_t nan;
   if constexpr (std::is_same_v<T, bfloat16>) {
-    asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(candidate), "r"(best));
-    asm("set.nan.u32.bf16x2 %0, %1, %1;" : "=r"(nan) : "r"(candidate));
+    asm("set.gt.u32.bf16x2 %0, %1, %2;" : "=r"(mask.greater) : "r"(candidate), "r"(best));
+    asm("set.nan.u32.bf16x2 %0, %1, %1;" : "=r"(mask.nan) : "r"(candidate));
   } else {
-    asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(candidate), "r"(best));
-    asm("set.nan.u32.f16x2 %0, %1, %1;" : "=r"(nan) : "r"(candidate));
+    asm("set.gt.u32.f16x2 %0, %1, %2;" : "=r"(mask.greater) : "r"(candidate), "r"(best));
+    asm("set.nan.u32.f16x2 %0, %1, %1;" : "=r"(mask.nan) : "r"(candidate));
   }
-  mask |= nan;
 #else
-  for (int half = 0; half < 32; half += 16)
-    if (Max::replaces(widen(bit_cast<T>(uint16_t(candidate >> half))), widen(bit_cast<T>(uint16_t(best >> half)))))
-      mask |= 0xffffu << half;
+  for (int half = 0; half < 32; half += 16) {
+    const float value = widen(bit_cast<T>(uint16_t(candidate >> half)));
+    if (!Max::replaces(value, widen(bit_cast<T>(uint16_t(best >> half))))) continue;
+    (value == value ? mask.greater : mask.nan) |= 0xffffu << half;
+  }
 #endif
   return mask;
 }
@@ -151,17 +154,16 @@ class BestOfHalves {
     return all;
   }
 
+  // Of a bfloat16 in the lower half of a pair, what shifts it to the upper by a multiplication: the GPU has more lanes
+  // for those than for bits.
   AABLUR_HOST_DEVICE static uint32_t keeping(int l, bool is_kept) {
-    if constexpr (std::is_same_v<T, bfloat16>)  // for `permuted`: bytes of (0, pair)
-      return is_kept ? l % 2 ? 0x3244 : 0x1044 : 0x4444;
-    else return is_kept ? 0xffffu << (l % 2 * 16) : 0;
+    const uint32_t low = std::is_same_v<T, bfloat16> ? 0x10000 : 0xffff;
+    return !is_kept ? 0 : l % 2 ? 0xffff0000 : low;
   }
   AABLUR_HOST_DEVICE float kept(int l, uint32_t keep) const {
-    if constexpr (std::is_same_v<T, bfloat16>) {
-      return bit_cast<float>(permuted(value_[l / 2], 0, keep));
-    } else {
-      return widen(bit_cast<T>(uint16_t((value_[l / 2] & keep) >> (l % 2 * 16))));
-    }
+    const uint32_t pair = value_[l / 2];
+    if constexpr (std::is_same_v<T, bfloat16>) return bit_cast<float>(l % 2 ? pair & keep : pair * keep);
+    else return widen(bit_cast<T>(uint16_t((pair & keep) >> (l % 2 * 16))));
   }
 
  private:
@@ -170,24 +172,37 @@ class BestOfHalves {
   };
   AABLUR_HOST_DEVICE static constexpr uint32_t in_both_halves(uint32_t low) { return low | low << 16; }
 
+  // The fields of replaced lanes are added up by multiplications, too: of -1, a half that is all ones, a field's
+  // negative makes the field. What the lower half borrows of the upper one is given back in the end.
   AABLUR_HOST_DEVICE void take(const uint32_t (&candidate)[pairs], const uint32_t (&codes)[words]) {
-    constexpr uint32_t field = in_both_halves((1u << Bits) - 1);
+    constexpr uint32_t field = (1u << Bits) - 1;
     uint32_t replaced[words] = {};
     AABLUR_UNROLL
     for (int w = 0; w < pairs; ++w) {
       const int own = w - First / 2;
-      if (WithCodes && own >= 0 && own < (Count + 1) / 2)
-        replaced[own * 2 / group] |= replaced_pair<T>(candidate[w], value_[w]) & field
-                                                                                     << (own % (group / 2) * 2 * Bits);
+      if (WithCodes && own >= 0 && own < (Count + 1) / 2) {
+        const Replaced mask = replaced_pair<T>(candidate[w], value_[w]);
+        const uint32_t negative = 0 - (field << (own % (group / 2) * 2 * Bits));
+        uint32_t& all = replaced[own * 2 / group];
+        all = mask.nan * negative + (mask.greater * negative + all);
+      }
       value_[w] = larger_pair<T>(value_[w], candidate[w]);
     }
     AABLUR_UNROLL
-    for (int i = 0; i < words; ++i)
-      if (WithCodes) codes_[i] = (codes_[i] & ~replaced[i]) | (codes[i] & replaced[i]);
+    for (int i = 0; i < words; ++i) {
+      if (!WithCodes) continue;
+      replaced[i] *= 0x10001;
+      codes_[i] = (codes_[i] & ~replaced[i]) | (codes[i] & replaced[i]);
+    }
   }
 
   uint32_t value_[pairs], codes_[words];
 };
+
+template <class T, int V, int Bits, bool WithCodes, int First, int Count>
+using BestOf =
+    std::conditional_t<AABLUR_HALVES_BY_TWOS && sizeof(T) == 2, BestOfHalves<T, V, Bits, WithCodes, First, Count>,
+                       Best<T, V, Bits, WithCodes, First, Count>>;
 
 // The first of a plane's codes.
 AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {

@@ -19,9 +19,7 @@ struct MaxBlurPlanes {
   static constexpr int ahead = -Spreads::first(0), own = X * S;   // maxima before the first own one
   static constexpr int spare = ahead % 2;                         // lanes before those: own ones begin with a pair
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
-  static constexpr bool by_twos = AABLUR_HALVES_BY_TWOS && sizeof(T) == 2;
-  using Maxima = std::conditional_t<by_twos, BestOfHalves<T, lanes, Bits, WithCodes, spare + ahead, own>,
-                                    Best<T, lanes, Bits, WithCodes, spare + ahead, own>>;
+  using Maxima = BestOf<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
 
   Planes map;
@@ -149,7 +147,7 @@ struct MaxBlurPlanes {
     };
     AABLUR_UNROLL
     for (int a = 0; a + 1 < Window; ++a) history[a] = along_width(p + a > state.rows.first ? p + a : state.rows.first);
-    // Row q of maxima, blurred along the width; zeros where there is none.
+    // Row q of maxima, blurred along the width: of any maxima where there is none.
     auto next = [&](int q, float (&sums)[X]) {
       const int row = p + Window - 1;
       history[Window - 1] = along_width(q < kept && row < state.rows.first ? state.rows.first : row);
@@ -171,7 +169,7 @@ struct MaxBlurPlanes {
         float sum = 0;
         AABLUR_UNROLL
         for (int d = 0; d < reach; ++d) add_weighed<K, S>(d, weight[x][d], value[x * S + d], sum);
-        sums[x] = unsigned(p) < unsigned(height) ? sum : 0;
+        sums[x] = sum;
       }
       ++p;
     };
@@ -185,8 +183,11 @@ struct MaxBlurPlanes {
       float weights[Spreads::pitch], sums[X] = {};
       load_weights<K, S>(down, weights);
       AABLUR_UNROLL
-      for (int d = 0; d < reach; ++d) AABLUR_UNROLL
-      for (int x = 0; x < X; ++x) add_weighed<K, S>(d, weights[d], blurred[d][x], sums[x]);
+      for (int d = 0; d < reach; ++d)
+        if (unsigned(p - reach + d) < unsigned(height)) {
+          AABLUR_UNROLL
+          for (int x = 0; x < X; ++x) add_weighed<K, S>(d, weights[d], blurred[d][x], sums[x]);
+        }
       store_strip(result, there, sums);
       result += map.result_width;
       AABLUR_UNROLL

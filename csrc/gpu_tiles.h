@@ -131,10 +131,13 @@ struct MaxBlurTile {
   static constexpr int result_rows = YO, result_columns = XO, lanes = V;
   static_assert(before <= K - S, "a tile must read the positions that it owns");
   using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
-  // Halves go by twos: lanes of a pixel, or neighbouring columns where a pixel is one element.
-  static constexpr bool by_twos = AABLUR_HALVES_BY_TWOS && sizeof(T) == 2;
-  static constexpr int P = by_twos && V == 1 ? 2 : 1, M = (N + P - 1) / P;  // columns a Best has; of them a row
-  using Pooled = std::conditional_t<by_twos, BestOfHalves<T, V * P, Bits, WithCodes>, Best<T, V * P, Bits, WithCodes>>;
+  // A Best has the lanes of a pixel, or where that is one element all columns of a row: after as many spare ones that
+  // its own begin with a pair.
+  static constexpr int own = XO * S, spare = V == 1 ? before % 2 : 0;
+  static constexpr int P = V == 1 ? (spare + N + 1) / 2 * 2 : 1,
+                       M = V == 1 ? 1 : N;  // columns a Best has; of them a row
+  static constexpr int first = V == 1 ? spare + before : 0, coded = V == 1 ? own : V;  // lanes with codes
+  using Pooled = BestOf<T, V * P, Bits, WithCodes, first, coded>;
 
   Tiling tiling;
   const T* x;
@@ -199,25 +202,26 @@ struct MaxBlurTile {
   }
 
   AABLUR_HOST_DEVICE static float value_of(const Pooled (&pooled)[M], int column, int lane) {
-    return pooled[column / P].value(P > 1 ? column % P : lane);
+    return V == 1 ? pooled[0].value(spare + column) : pooled[column].value(lane);
   }
 
-  // P pixels, of which the first is pixel j.
+  // P pixels, of which the first that is not spare is pixel j.
   template <int Pixels>
   AABLUR_HOST_DEVICE static Pixel<T, V * P> together(const Pixel<T, V> (&value)[Pixels], int j) {
     Pixel<T, V * P> all{};
     AABLUR_UNROLL
-    for (int q = 0; q < P && j + q < Pixels; ++q) AABLUR_UNROLL
-    for (int l = 0; l < V; ++l) all.element[q * V + l] = value[j + q].element[l];
+    for (int q = 0; q < P; ++q) AABLUR_UNROLL
+    for (int l = 0; l < V; ++l)
+      if (j + q >= spare && j + q - spare < Pixels) all.element[q * V + l] = value[j + q - spare].element[l];
     return all;
   }
 
   AABLUR_HOST_DEVICE static void along_width(const Pixel<T, V> (&value)[N + Window - 1], Pooled (&best)[M]) {
     AABLUR_UNROLL
     for (int m = 0; m < M; ++m) {
-      best[m].start(together(value, m * P));
+      best[m].start(together(value, m));
       AABLUR_UNROLL
-      for (int c = 1; c < Window; ++c) best[m].take(together(value, m * P + c), c);
+      for (int c = 1; c < Window; ++c) best[m].take(together(value, m + c), c);
     }
   }
 
@@ -235,8 +239,8 @@ struct MaxBlurTile {
       }
       AABLUR_UNROLL
       for (int m = 0; m < M; ++m)
-        if (e > 0) pooled[m].take(together(value, m * P), e);
-        else pooled[m].start(together(value, m * P));
+        if (e > 0) pooled[m].take(together(value, m), e);
+        else pooled[m].start(together(value, m));
     }
   }
 
@@ -244,7 +248,6 @@ struct MaxBlurTile {
   // make whole bytes.
   template <bool Border>
   AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[M]) const {
-    constexpr int own = XO * S;
     const int left = Border ? int(tiling.width.pooled()) - q : own;  // columns that there are
     if (Border && p >= tiling.height.pooled()) return;
     uint8_t* const to = codes_of(tiling, tile) + code_byte<V, Bits>(tiling, tile, p, q);
@@ -256,12 +259,7 @@ struct MaxBlurTile {
           *reinterpret_cast<Word*>(to + j * tiling.code_pixel) = truncated<Word>(pooled[before + j].codes());
     } else {
       static_assert(own * Bits <= 32 && own * Bits % 8 == 0);
-      uint32_t word = 0;
-      AABLUR_UNROLL
-      for (int m = 0; m < M; ++m) {
-        const int bit = (m * P - before) * Bits;
-        if (bit < 32) word |= bit < 0 ? pooled[m].codes() >> -bit : pooled[m].codes() << bit;
-      }
+      uint32_t word = pooled[0].codes();
       if constexpr (Border) word &= left < own ? (1u << (left * Bits)) - 1 : ~0u;
       AABLUR_UNROLL
       for (int byte = 0; byte < own * Bits / 8; ++byte)

@@ -48,15 +48,18 @@ def test_minimal_bytes() -> None:
 
 
 def test_predictions() -> None:
-    """A row that few instructions suffice for takes what its bytes take; one that is bound by issue takes longer."""
+    """A row that few instructions suffice for takes what its bytes take; one that is bound by instructions takes longer."""
     row = Row("ResNet-50", "blur_pool2d", "forward", "bfloat16", "channels_last", (64, 64, 112, 112))
     card = model.Card("card", 1e12, 1e13)
-    memory = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": 1.0})
+    memory = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(1, 1)})
     assert memory and memory.bound == "memory"
     assert memory.ms == pytest.approx(row.minimal_bytes / 1e9 + 2e-3)
-    issue = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": 100.0})
+    issue = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(100)})
     assert issue and issue.bound == "issue"
     assert issue.ms == pytest.approx(row.elements * 100 / 1e10 + 2e-3)
+    alu = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(100, 80)})
+    assert alu and alu.bound == "alu"
+    assert alu.ms == pytest.approx(row.elements * 160 / 1e10 + 2e-3)
     assert model.predict(row, OURS, card, {}) is None
 
 

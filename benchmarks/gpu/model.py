@@ -1,10 +1,11 @@
 """What the kernels should take on a GPU, from bytes and counted instructions: python -m benchmarks.gpu.model [FILE.csv]
 
-    time = launch + max(minimal bytes / the card's copy bandwidth, elements * instructions an element / its issue rate)
+    time = launch + max(minimal bytes / the card's copy bandwidth, elements * instructions an element / its issue rate,
+                        elements * those of integers, bits, comparisons and conversions / half of that rate)
 
 Instructions are those of `make codegen` (results/codegen-sm90.csv), of the CUDA C++ kernels and of Triton's. A
-prediction is no measurement: it says which of the two limits binds and how far off a measured row is. With a file of
-measured rows of a card that is known here, prints prediction beside measurement.
+prediction is no measurement: it says which of the limits binds and how far off a measured row is. What shared memory
+takes is not in it. With a file of measured rows of a card that is known here, prints prediction beside measurement.
 """
 
 from __future__ import annotations
@@ -49,14 +50,22 @@ KINDS = {
 }
 
 
-def counted(path: Path = CODEGEN) -> dict[str, float]:
-    """Kernel -> instructions an element of the larger map."""
+@dataclass(frozen=True)
+class Count:
+    """Instructions an element of the larger map: all, and those that a card does at half its rate."""
+
+    all: float
+    alu: float = 0.0
+
+
+def counted(path: Path = CODEGEN) -> dict[str, Count]:
+    """Of each kernel."""
     with path.open(newline="") as file:
-        return {row["what"]: float(row["instructions"]) for row in csv.DictReader(file)}
+        return {row["what"]: Count(float(row["instructions"]), float(row["alu"])) for row in csv.DictReader(file)}
 
 
-def instructions(row: Row, provider: str, counts: dict[str, float]) -> float | None:
-    """Of the provider's kernel that serves the row, an element; None if it is not among those counted."""
+def instructions(row: Row, provider: str, counts: dict[str, Count]) -> Count | None:
+    """Of the provider's kernel that serves the row; None if it is not among those counted."""
     _, channels, _, width = row.shape
     dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
     if provider == TRITON:
@@ -77,16 +86,21 @@ def instructions(row: Row, provider: str, counts: dict[str, float]) -> float | N
 class Prediction:
     ms: float
     of_copy: float
-    bound: str  # "memory" or "issue"
+    bound: str  # "memory", "issue" or "alu"
 
 
-def predict(row: Row, provider: str, card: Card, counts: dict[str, float]) -> Prediction | None:
-    per_element = instructions(row, provider, counts)
-    if per_element is None:
+def predict(row: Row, provider: str, card: Card, counts: dict[str, Count]) -> Prediction | None:
+    count = instructions(row, provider, counts)
+    if count is None:
         return None
-    memory, issue = row.minimal_bytes / card.bandwidth, row.elements * per_element / card.issue
-    seconds = LAUNCH_S + max(memory, issue)
-    return Prediction(seconds * 1e3, memory / seconds, "memory" if memory >= issue else "issue")
+    limits = {
+        "memory": row.minimal_bytes / card.bandwidth,
+        "issue": row.elements * count.all / card.issue,
+        "alu": row.elements * count.alu / (card.issue / 2),
+    }
+    bound = max(limits, key=lambda limit: limits[limit])
+    seconds = LAUNCH_S + limits[bound]
+    return Prediction(seconds * 1e3, limits["memory"] / seconds, bound)
 
 
 def predictions(rows: list[Row]) -> Iterator[tuple[str, ...]]:
