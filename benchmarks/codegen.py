@@ -52,7 +52,7 @@ class Budget:
 # blur's budgets are 8 and 14 where rows or pixels are read 16 bytes at a time. An element read alone pays an address of
 # its own; its adjoint's tile of 8 elements does not repay finding the tile. The max takes two comparisons, a selection
 # and a mark of its code for each of two candidates: of two halves at once in the forward, which brings bfloat16 to
-# about 19; the adjoint adds a conditional sum for each of four positions, which makes it 23.
+# about 18; the adjoint adds a conditional sum for each of four positions, which makes it 23.
 BUDGETS = (
     Budget("BlurTile<float, 4, 3, 2, 2, 4, false>", "blur, float32, channels_last", 14, 80, 45, 8),
     Budget("BlurTile<float, 1, 3, 2, 2, 8, true>", "blur, float32, NCHW rows", 14, 80, 17),
@@ -67,10 +67,10 @@ BUDGETS = (
     Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 8, 4, true, 1>", "adjoint, bfloat16, NCHW rows", 10, 168, 0, 4),
     Budget("BlurBackwardTile<bfloat16, 1, 3, 2, 2, 4, false, 1>", "adjoint, bfloat16, single elements", 39, 80),
     Budget("MaxBlurTile<float, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, float32, channels_last", 39, 168, 60, 8),
-    Budget("MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, float32, NCHW rows", 39, 80, 10),
+    Budget("MaxBlurTile<float, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, float32, NCHW rows", 31, 80, 10),
     Budget("MaxBlurTile<bfloat16, 4, 3, 2, 2, 4, false, 2, true>", "max-blur, bfloat16, channels_last", 18, 128),
-    Budget("MaxBlurTile<bfloat16, 1, 3, 2, 4, 6, true, 2, true>", "max-blur, bfloat16, NCHW rows", 21, 128, 14),
-    Budget("MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, bfloat16, NCHW rows of 8 bytes", 31, 96),
+    Budget("MaxBlurTile<bfloat16, 1, 3, 2, 4, 6, true, 2, true>", "max-blur, bfloat16, NCHW rows", 19, 128, 14),
+    Budget("MaxBlurTile<bfloat16, 1, 3, 2, 2, 4, true, 2, true>", "max-blur, bfloat16, NCHW rows of 8 bytes", 28, 96),
     Budget("BlurBackwardTile<float, 4, 3, 2, 4, 4, false, 2>", "max adjoint, float32, channels_last", 23, 168, 12, 8),
     Budget("BlurBackwardTile<float, 1, 3, 2, 4, 4, true, 2>", "max adjoint, float32, NCHW rows", 39, 128, 0, 4),
     Budget("BlurBackwardTile<bfloat16, 4, 3, 2, 4, 4, false, 2>", "max adjoint, bfloat16, channels_last", 25, 168),
@@ -82,18 +82,18 @@ BUDGETS = (
 
 # Planes of rows that are no whole vectors, through shared memory, all included: borders, copies, and what a block and a
 # thread set up, which weighs more the smaller a plane is. At 75 % of a copy an element has time for 25 instructions in
-# bfloat16 and 52 in float32, with codes for 28 and 57. All are within but the max's adjoint of small planes in bfloat16:
-# of its 26, the conditional sums over four positions of a code take 8, the blur's adjoint 5.
+# bfloat16 and 52 in float32, with codes for 28 and 57. All are within but the max's adjoint in bfloat16 where planes
+# are smallest, or go in several segments: in its loop an element takes 16, of them 8 for sums that depend on codes.
 SIDES = (7, 14, 28, 55, 57, 113)
 PLANES = {  # kernel -> what, registers, 16-byte loads or copies, 16-byte stores, instructions for each of SIDES
     "BlurPlanes<float, 3, 2>": ("blur, float32", 64, 4, 4, (24, 20, 19, 20, 20, 20)),
     "BlurPlanes<bfloat16, 3, 2>": ("blur, bfloat16", 64, 4, 4, (20, 17, 16, 17, 17, 16)),
-    "BlurBackwardPlanes<float, 3, 2>": ("adjoint, float32", 64, 4, 4, (27, 22, 20, 22, 24, 23)),
-    "BlurBackwardPlanes<bfloat16, 3, 2>": ("adjoint, bfloat16", 64, 4, 4, (24, 19, 17, 18, 19, 19)),
+    "BlurBackwardPlanes<float, 3, 2>": ("adjoint, float32", 64, 4, 4, (22, 19, 16, 20, 20, 20)),
+    "BlurBackwardPlanes<bfloat16, 3, 2>": ("adjoint, bfloat16", 64, 4, 4, (21, 16, 15, 17, 17, 18)),
     "MaxBlurPlanes<float, 3, 2, true>": ("max-blur, float32", 64, 4, 8, (39, 39, 38, 39, 38, 39)),
-    "MaxBlurPlanes<bfloat16, 3, 2, true>": ("max-blur, bfloat16", 96, 4, 8, (27, 26, 25, 26, 25, 27)),
-    "MaxBackwardPlanes<float, 3, 2>": ("max adjoint, float32", 80, 8, 4, (53, 45, 41, 44, 42, 43)),
-    "MaxBackwardPlanes<bfloat16, 3, 2>": ("max adjoint, bfloat16", 128, 8, 4, (36, 30, 28, 29, 28, 29)),
+    "MaxBlurPlanes<bfloat16, 3, 2, true>": ("max-blur, bfloat16", 80, 4, 8, (27, 26, 25, 26, 25, 27)),
+    "MaxBackwardPlanes<float, 3, 2>": ("max adjoint, float32", 80, 8, 4, (47, 40, 37, 44, 43, 43)),
+    "MaxBackwardPlanes<bfloat16, 3, 2>": ("max adjoint, bfloat16", 128, 8, 4, (33, 28, 27, 31, 31, 34)),
 }
 BUDGETS += tuple(
     Budget(kernel, what, count, registers, loads, stores, side)

@@ -59,14 +59,14 @@ BUDGETS = (
     Budget("max_blur_pool", torch.float32, "channels_last", 19, 168, 40, 2),
     Budget("max_blur_pool", torch.bfloat16, "NCHW", 30, 112),
     Budget("max_blur_pool", torch.float32, "NCHW", 29, 128),
-    Budget("max_blur_pool_codes", torch.bfloat16, "channels_last", 39, 96),
-    Budget("max_blur_pool_codes", torch.float32, "channels_last", 38, 112, 20, 1),
-    Budget("max_blur_pool_codes", torch.bfloat16, "NCHW", 53, 128),
-    Budget("max_blur_pool_codes", torch.float32, "NCHW", 47, 144),
+    Budget("max_blur_pool_codes", torch.bfloat16, "channels_last", 37, 112),
+    Budget("max_blur_pool_codes", torch.float32, "channels_last", 35, 128, 20, 1),
+    Budget("max_blur_pool_codes", torch.bfloat16, "NCHW", 50, 144),
+    Budget("max_blur_pool_codes", torch.float32, "NCHW", 46, 160),
     Budget("max_blur_pool_backward", torch.bfloat16, "channels_last", 46, 144),
     Budget("max_blur_pool_backward", torch.float32, "channels_last", 44, 160, 9, 4),
-    Budget("max_blur_pool_backward", torch.bfloat16, "NCHW", 73, 160),
-    Budget("max_blur_pool_backward", torch.float32, "NCHW", 73, 160),
+    Budget("max_blur_pool_backward", torch.bfloat16, "NCHW", 71, 160),
+    Budget("max_blur_pool_backward", torch.float32, "NCHW", 68, 160),
 )
 
 

@@ -62,17 +62,18 @@ def _turns(count: int, at_once: int = 1) -> float:
 
 
 def _adjoint_turns(cut: Cut, side: int, outputs: int, above: int) -> list[float]:
-    """Of an adjoint's loops over two rows at a time: of rows whose next output is there, and of what is left of a plane;
-    segments that do not begin a plane have `above` rows more. A warp has threads of all segments of a band: it turns as
-    often as the one with most."""
+    """Of an adjoint's loops over two rows at a time: over rows whose next output is there, and what a plane has left;
+    segments that do not begin one have `above` rows more. A warp has threads of all segments of a band: it turns as
+    often as the one with most.
+    """
     bands = []
     for top in range(0, side, cut.rows):
         loops = []
         for first in range(top, min(top + cut.rows, side), cut.segment):
             begin = first - above if first else 0
             rows = min(first + cut.segment, side) - begin
-            main = min(rows // 2, outputs - begin // 2 - 1)
-            loops.append((main, math.ceil((rows - 2 * main) / 2)))
+            whole = min(rows // 2, outputs - begin // 2 - 1)
+            loops.append((whole, math.ceil((rows - 2 * whole) / 2)))
         bands.append([max(turns) for turns in zip(*loops, strict=True)])
     return [sum(turns) / len(bands) for turns in zip(*bands, strict=True)]
 

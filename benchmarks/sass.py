@@ -9,8 +9,8 @@ Listing = list[tuple[int, str]]  # where an instruction stands, and what it is
 # Integers, bits, comparisons, selections and conversions: 64 lanes a clock, where 128 are issued (CUDA C++ Programming
 # Guide, throughput of arithmetic instructions; 8.0, 8.9 and 9.0 alike).
 _ALU = re.compile(
-    r"(@\S+ )?(LOP3|PLOP3|SHF|PRMT|IADD3|VIADD|LEA|SEL|FSEL|[IFH]SETP2?|HSET2|[FHI]MNMX2?|VIMNMX|R2P|P2R|MOV|F2FP|F2F|IABS|"
-    r"SGXT|BMSK)\b"
+    r"(@\S+ )?(LOP3|PLOP3|SHF|PRMT|IADD3|VIADD|LEA|SEL|FSEL|[IFH]SETP2?|HSET2|[FHI]MNMX2?|VIMNMX|R2P|P2R|MOV|F2FP|F2F|"
+    r"IABS|SGXT|BMSK)\b"
 )
 
 

@@ -283,7 +283,7 @@ struct Weights {
 
 // Results [left - Halo, left + X) side by side, rolling down from row `top` to `top + rows` of the adjoint; left and
 // top are multiples of S. Output (o, q) stands o * width + q behind source; weights are those of columns and rows from
-// the first that are read on. Gives every row of results to store(sums).
+// the first that are read on. Gives rows of results by S to store(sums, whether it is one).
 template <class T, int K, int S, int X, int Halo, class Store>
 AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* source, const float* down,
                                             const float* across, int left, int top, int rows, Store&& store) {
@@ -306,11 +306,14 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
   // Rows whose sums are open: after an output, S of them are done.
   constexpr int ahead = Spreads::high(S), open = Spreads::reach + Spreads::first(ahead);
   float sums[open][columns] = {};
-  // Adds a row of outputs, which spreads from `offset` rows behind the first open one on.
-  auto spread_row = [&](const char* line, const float* down, int offset) {
+  int k = top / S + Spreads::low(0);
+  const char* line = reinterpret_cast<const char*>(source + k * width);
+  // Adds row k of outputs, which spreads from `offset` rows behind the first open one on; zeros where there is none.
+  auto spread_row = [&](int offset, bool is_output) {
     float value[N], spread[columns] = {}, weights[Spreads::pitch];
     AABLUR_UNROLL
-    for (int m = 0; m < N; ++m) value[m] = widen_kept(*reinterpret_cast<const T*>(line + at[m]), keep[m]);
+    for (int m = 0; m < N; ++m)
+      value[m] = is_output ? widen_kept(*reinterpret_cast<const T*>(line + at[m]), keep[m]) : 0;
     AABLUR_UNROLL
     for (int x = 0; x < columns; ++x) AABLUR_UNROLL
     for (int m = 0; m < N; ++m)
@@ -321,35 +324,24 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
     for (int d = 0; d < Spreads::reach; ++d) AABLUR_UNROLL
     for (int x = 0; x < columns; ++x)
       if (d + offset >= 0) add_weighed<K, S>(d, weights[d], spread[x], sums[d + offset][x]);
+    ++k, down += Spreads::pitch, line += width * int(sizeof(T));
   };
-  int k = top / S + Spreads::low(0);
-  const char* line = reinterpret_cast<const char*>(source + k * width);
-  const int pitch = width * int(sizeof(T));
-  AABLUR_UNROLL
-  for (int o = Spreads::low(0); o < ahead; ++o, ++k, down += Spreads::pitch, line += pitch)
-    if (unsigned(k) < unsigned(height)) spread_row(line, down, Spreads::first(o));
-  auto done = [&] {
+  auto turn = [&](bool is_output, bool is_last) {
+    spread_row(Spreads::first(ahead), is_output);
+    AABLUR_UNROLL
+    for (int s = 0; s < S; ++s) store(sums[s], !is_last || s < rows);
     AABLUR_UNROLL
     for (int d = 0; d < open; ++d) AABLUR_UNROLL
     for (int x = 0; x < columns; ++x) sums[d][x] = d + S < open ? sums[d + S][x] : 0;
-    ++k, rows -= S, down += Spreads::pitch, line += pitch;
+    rows -= S;
   };
-  const int turns = rows / S < height - k ? rows / S : height - k;
+  AABLUR_UNROLL
+  for (int o = Spreads::low(0); o < ahead; ++o) spread_row(Spreads::first(o), unsigned(k) < unsigned(height));
+  const int whole = rows / S < height - k ? rows / S : height - k;
   AABLUR_NO_UNROLL
-  for (const int end = k + turns; k < end;) {
-    spread_row(line, down, Spreads::first(ahead));
-    AABLUR_UNROLL
-    for (int s = 0; s < S; ++s) store(sums[s]);
-    done();
-  }
+  for (const int end = k + whole; k < end;) turn(true, false);
   AABLUR_NO_UNROLL
-  while (rows > 0) {
-    if (k < height) spread_row(line, down, Spreads::first(ahead));
-    AABLUR_UNROLL
-    for (int s = 0; s < S; ++s)
-      if (s < rows) store(sums[s]);
-    done();
-  }
+  while (rows > 0) turn(k < height, true);  // what a plane has left
 }
 
 template <class T, int K, int S>
@@ -406,8 +398,8 @@ struct BlurBackwardPlanes {
         spread_strip<T, K, S, X, 0>(map.source_height, map.source_width,
                                     state.source + (plane * map.source_height - state.rows.first) * map.source_width,
                                     state.weights + row / S * Spreads::pitch, across + left / S * Spreads::pitch, left,
-                                    block.row + row, rows, [&](const float (&sums)[X]) {
-                                      store_strip(result, there, sums);
+                                    block.row + row, rows, [&](const float (&sums)[X], bool is_row) {
+                                      store_strip(result, is_row ? there : 0, sums);
                                       result += map.result_width;
                                     });
       });

@@ -288,27 +288,25 @@ struct MaxBackwardPlanes {
     // The first bit of the fields of columns that have maxima.
     const uint32_t before = left < halo ? bits_below((halo - left) * Bits) : 0;
     const uint32_t held = bits_below((map.width.size - left + halo) * Bits) & ~before & repeated<columns, Bits>(1);
-    T* result = state.result + (plane * state.block.rows + row) * map.result_width + left;
     // Rows of the adjoint above the first: windows from there hold elements of it. None are above a plane. Rows come by
     // S: of one more than the halo any codes will do.
     const int above = first > 0 ? Weights::above : 0;
     down += (Weights::above - above) / S * Spreads::pitch;
     int p = first - above;  // row of maxima
+    T* result = state.result + (plane * state.block.rows + row - above) * map.result_width + left;
     // The bit of shared memory where its codes begin.
     int bit = int(reinterpret_cast<const char*>(state.codes) - state.shared) * 8 +
               (plane * state.code_rows.count + p - state.code_rows.first) * row_bits + (left - halo) * Bits;
     float sums[Window][X] = {};  // of the rows of the result that windows from row p hold
-    auto store = [&](const float (&spread)[columns]) {
+    auto store = [&](const float (&spread)[columns], bool is_row) {
       if (p < map.height.size) {
         select(fields(state.shared, bit), held, spread, sums);
       } else {
         AABLUR_UNROLL
         for (int x = 0; x < X; ++x) sums[halo][x] = 0;
       }
-      if (p >= first) {
-        store_strip(result, there, sums[0]);
-        result += map.result_width;
-      }
+      store_strip(result, is_row && p >= first ? there : 0, sums[0]);
+      result += map.result_width;
       AABLUR_UNROLL
       for (int a = 0; a < halo; ++a) AABLUR_UNROLL
       for (int x = 0; x < X; ++x) sums[a][x] = sums[a + 1][x];

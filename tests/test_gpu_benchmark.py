@@ -48,7 +48,7 @@ def test_minimal_bytes() -> None:
 
 
 def test_predictions() -> None:
-    """A row that few instructions suffice for takes what its bytes take; one that is bound by instructions takes longer."""
+    """A row that few instructions suffice for takes what its bytes take; one that takes many is bound by them."""
     row = Row("ResNet-50", "blur_pool2d", "forward", "bfloat16", "channels_last", (64, 64, 112, 112))
     card = model.Card("card", 1e12, 1e13)
     memory = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(1, 1)})
