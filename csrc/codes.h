@@ -85,74 +85,65 @@ inline void selected_sum(const Reader<A>* readers, int64_t count, int64_t n, O* 
   });
 }
 
-// A row of n codes of `bits` each, with room for 4 more, to the byte that it begins with.
-inline void pack_codes(const uint16_t* codes, int64_t n, int64_t bits, uint8_t* to) {
-  if (bits == 16) {
+// Calls f with the bits of a code as a constant.
+template <class F>
+inline void with_bits(int64_t bits, F&& f) {
+  switch (bits) {
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 4: return f(std::integral_constant<int, 4>{});
+    case 8: return f(std::integral_constant<int, 8>{});
+    default: return f(std::integral_constant<int, 16>{});
+  }
+}
+
+// A row of n codes, to the byte that it begins with: of `room` bytes there, those behind the row's may be cleared. What
+// lies up to 16 codes behind the row is read.
+template <int Bits>
+inline void pack_codes(const uint16_t* codes, int64_t n, uint8_t* to, int64_t room) {
+  if constexpr (Bits == 16) {
     std::memcpy(to, codes, 2 * n);
-    return;
-  }
-  const int64_t per_byte = 8 / bits;
-  int64_t j = 0;
+  } else {
+    constexpr int per_byte = 8 / Bits, at_once = 4 * per_byte;
+    for (int64_t j = 0; j < n; j += at_once, to += 4, room -= 4) {
+      uint32_t word = 0;
 #if defined(__BMI2__)
-  const uint64_t mask = ((uint64_t(1) << bits) - 1) * 0x0001000100010001ull;  // four codes at a time
-  for (; j + 4 * per_byte <= n; j += 4 * per_byte) {
-    uint32_t word = 0;
-    for (int64_t part = 0; part < per_byte; ++part)
-      word |= uint32_t(_pext_u64(load_as<uint64_t>(codes + j + 4 * part), mask)) << (4 * bits * part);
-    std::memcpy(to, &word, 4);
-    to += 4;
-  }
-  for (; j < n; j += 4) {
-    const int64_t left = std::min<int64_t>(4, n - j);
-    const uint32_t word = uint32_t(_pext_u64(load_as<uint64_t>(codes + j), mask >> (64 - 16 * left)));
-    for (int64_t byte = 0; byte < ceil_div(left * bits, 8); ++byte) *to++ = uint8_t(word >> (8 * byte));
-  }
+      constexpr uint64_t mask = ((uint64_t(1) << Bits) - 1) * 0x0001000100010001ull;  // four codes
+      for (int part = 0; part < per_byte; ++part)
+        word |= uint32_t(_pext_u64(load_as<uint64_t>(codes + j + 4 * part), mask)) << (4 * Bits * part);
+#else
+      for (int c = 0; c < at_once; ++c) word |= uint32_t(codes[j + c]) << (c * Bits);
 #endif
-  for (; j < n; j += per_byte) {
-    int64_t byte = 0;
-    for (int64_t c = 0; c < per_byte && j + c < n; ++c) byte |= codes[j + c] << (c * bits);
-    *to++ = uint8_t(byte);
+      if (n - j < at_once) word &= (uint32_t(1) << ((n - j) * Bits)) - 1;
+      if (room >= 4) std::memcpy(to, &word, 4);
+      else
+        for (int64_t byte = 0; byte < room && byte < 4; ++byte) to[byte] = uint8_t(word >> (8 * byte));
+    }
   }
 }
 
-#if defined(__AVX2__)
-// A vector's worth of codes of `bits` each, from the byte they begin in.
-template <int bits>
-inline Index<float> split_codes(const uint8_t* packed) {
-  constexpr int per_word = 32 / bits;
-  uint32_t words[2] = {};
-  std::memcpy(words, packed, lanes<float> * bits / 8);
-  Index<float> lane;
-  for (int l = 0; l < lanes<float>; ++l) lane[l] = l;
-  const Index<float> low = Index<float>{} + int32_t(words[0]);
-  const Index<float> all = lanes<float> <= per_word ? low : lane < per_word ? low : Index<float>{} + int32_t(words[1]);
-  return all >> (lane % per_word * bits) & ((1 << bits) - 1);
-}
-#endif
-
-// To a row with room for 4 more.
-inline void unpack_codes(const uint8_t* from, int64_t n, int64_t bits, uint16_t* codes) {
-  if (bits == 16) {
+// A row of n codes from the byte that it begins with, of which and of what follows `room` bytes are there to read. What
+// lies up to two vectors behind the row is written.
+template <int Bits>
+inline void unpack_codes(const uint8_t* from, int64_t room, int64_t n, uint16_t* codes) {
+  if constexpr (Bits == 16) {
     std::memcpy(codes, from, 2 * n);
-    return;
+  } else if constexpr (Bits == 8) {
+    for (int64_t j = 0; j < n; ++j) codes[j] = from[j];
+  } else {
+    constexpr int per_word = 32 / Bits, bytes = lanes<float> * Bits / 8;
+    static_assert(bytes <= 8);
+    Index<float> lane;
+    for (int l = 0; l < lanes<float>; ++l) lane[l] = l;
+    for (int64_t j = 0; j < n; j += lanes<float>, from += bytes, room -= bytes) {
+      uint64_t packed = 0;
+      if (room >= bytes) std::memcpy(&packed, from, bytes);
+      else
+        for (int64_t byte = 0; byte < room; ++byte) packed |= uint64_t(from[byte]) << (8 * byte);
+      const Index<float> low = Index<float>{} + int32_t(packed), high = Index<float>{} + int32_t(packed >> 32);
+      const Index<float> all = lanes<float> <= per_word ? low : lane < per_word ? low : high;
+      store_codes<float>(codes + j, all >> (lane % per_word * Bits) & ((1 << Bits) - 1));
+    }
   }
-  const int64_t per_byte = 8 / bits;
-  int64_t j = 0;
-#if defined(__AVX2__)
-  auto whole = [&](auto split) {
-    for (; j + lanes<float> <= n; j += lanes<float>) store_codes<float>(codes + j, split(from + j / per_byte));
-  };
-  if (bits == 2) whole(split_codes<2>);
-  else if (bits == 4) whole(split_codes<4>);
-#endif
-#if defined(__BMI2__)
-  const uint64_t mask = ((uint64_t(1) << bits) - 1) * 0x0001000100010001ull;
-  for (; j < n; j += per_byte) {
-    const uint64_t some = _pdep_u64(from[j / per_byte], mask);
-    std::memcpy(codes + j, &some, 8);
-  }
-#endif
-  for (; j < n; ++j) codes[j] = from[j / per_byte] >> (j % per_byte * bits) & ((1 << bits) - 1);
 }
 
 }  // namespace aablur::AABLUR_ISA

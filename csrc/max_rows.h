@@ -166,8 +166,10 @@ class PooledRows {
     const bool pack = plane_ && owned_.depth.has(d) && owned_.height.has(h) && !packed_rows_[number(d, h)];
     if (!pack) return max_.template make<false>(x_, d, h, tile_, out, nullptr);
     max_.template make<true>(x_, d, h, tile_, out, codes_.get());
-    for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t n) {
-      pack_codes(codes_.get() + at, n, plan_.packing.bits, plane_ + byte);
+    with_bits(plan_.packing.bits, [&](auto bits) {
+      for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t n) {
+        pack_codes<bits>(codes_.get() + at, n, plane_ + byte, ceil_div(n * bits, 8));
+      });
     });
     packed_rows_[number(d, h)] = true;
   }
@@ -253,8 +255,10 @@ class SelectingRows {
     const int64_t n = plan_.axis[2].pooled() * tile_.count;
     blur.row(grad_, plane_index_, tile_, d, h, grads, tile_.count);
     if (plane_) {
-      for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t count) {
-        unpack_codes(plane_ + byte, count, plan_.packing.bits, codes + at);
+      with_bits(plan_.packing.bits, [&](auto bits) {
+        for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t count) {
+          unpack_codes<bits>(plane_ + byte, plan_.packing.plane_bytes - byte, count, codes + at);
+        });
       });
     } else {
       max_.template make<true>(x_, d, h, tile_, values_.get(), codes);
@@ -331,14 +335,15 @@ inline Strides grid_strides(const Plan& plan) {
   return {0, 0, plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1};
 }
 
-// Calls f(the first byte of a row of maxima in a plane's codes, its position on the grid of x) for all rows.
+// Calls f(the first byte of a row of maxima in a plane's codes, its position on the grid of x, its length) for all
+// rows, in order.
 template <class F>
 inline void for_code_rows(const Plan& plan, F&& f) {
   const Strides grid = grid_strides(plan);
+  const int64_t height = plan.axis[1].pooled(), width = plan.axis[2].pooled(), row_bytes = plan.packing.row_bytes;
   int64_t byte = 0;
   for (int64_t d = 0; d < plan.axis[0].pooled(); ++d)
-    for (int64_t h = 0; h < plan.axis[1].pooled(); ++h, byte += plan.packing.row_bytes)
-      f(byte, d * grid.depth + h * grid.height);
+    for (int64_t h = 0; h < height; ++h, byte += row_bytes) f(byte, d * grid.depth + h * grid.height, width);
 }
 
 // Pooled planes on the grid of x, for plans with whole_planes.
@@ -359,9 +364,12 @@ class PooledPlane {
     const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
     if (arguments_.codes) {
       max_.template make<true>(x.base, values_.get(), codes_.get());
-      uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
-      for_code_rows(plan_, [&](int64_t byte, int64_t at) {
-        pack_codes(codes_.get() + at, plan_.axis[2].pooled(), plan_.packing.bits, plane + byte);
+      const Packing& packing = plan_.packing;
+      uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
+      with_bits(packing.bits, [&](auto bits) {
+        for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
+          pack_codes<bits>(codes_.get() + at, n, plane + byte, packing.plane_bytes - byte);
+        });
       });
     } else {
       max_.template make<false>(x.base, values_.get(), nullptr);
@@ -408,10 +416,12 @@ class SelectingPlane {
     blur.rows(grad, unit.plane, Tile{0, 1}, all, grads, grid_strides(plan_));
     const int64_t n = plan_.grid_positions;
     if (arguments_.codes) {
-      const uint8_t* const plane =
-          arguments_.codes + (unit.image * plan_.planes + unit.plane) * plan_.packing.plane_bytes;
-      for_code_rows(plan_, [&](int64_t byte, int64_t at) {
-        unpack_codes(plane + byte, plan_.axis[2].pooled(), plan_.packing.bits, codes + at);
+      const Packing& packing = plan_.packing;
+      const uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
+      with_bits(packing.bits, [&](auto bits) {
+        for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
+          unpack_codes<bits>(plane + byte, packing.plane_bytes - byte, n, codes + at);
+        });
       });
     } else {
       const MemoryRows<T> x(arguments_.x, arguments_.x_strides, unit, Tile{0, 1});
