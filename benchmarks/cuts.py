@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-THREADS, WARP, AT_ONCE = 128, 32, 4  # threads of a block and of a warp, what a copy does in one turn
+WARP, AT_ONCE = 32, 4  # threads of a warp, what a copy does in one turn
 KERNELS = ("BlurPlanes", "BlurBackwardPlanes", "MaxBlurPlanes", "MaxBackwardPlanes")
 INPUT_BYTES = 128 << 20  # of the maps that are cut
 
@@ -22,6 +22,7 @@ INPUT_BYTES = 128 << 20  # of the maps that are cut
 class Cut:
     """What a block of a kernel takes of square planes: 3 taps, stride 2, windows of 2."""
 
+    threads: int
     planes: int
     rows: int  # of the result
     segment: int  # rows that a thread takes at a time
@@ -31,6 +32,15 @@ class Cut:
     table: int  # what a block sets up for its borders
     code_bytes: int
     room: int  # bytes of shared memory
+
+    def turns(self, count: int, at_once: int = 1) -> float:
+        """Of a loop over `count` of something, of all threads of a block together over their number: every thread takes
+        every threads-th, warps that have none leave.
+        """
+        done, step = 0.0, self.threads * at_once
+        for begin in range(0, count, step):
+            done += min(self.threads, math.ceil((count - begin) / WARP) * WARP) / self.threads
+        return done
 
 
 @contextmanager
@@ -45,20 +55,11 @@ def cutter() -> Iterator[ctypes.CDLL]:
 
 def cut_of(library: ctypes.CDLL, kernel: str, itemsize: int, side: int, planes: int | None = None) -> Cut:
     """Of planes of side x side, by default as many as INPUT_BYTES hold."""
-    numbers = (ctypes.c_int64 * 9)()
+    numbers = (ctypes.c_int64 * 10)()
     count = planes or INPUT_BYTES // (side * side * itemsize)
     if not library.cut(KERNELS.index(kernel), itemsize, ctypes.c_int64(count), ctypes.c_int64(side), numbers):
         raise ValueError(f"kernel: no planes are cut for {kernel}")
     return Cut(*numbers)
-
-
-def _turns(count: int, at_once: int = 1) -> float:
-    """Turns of a loop over `count` of something, of all threads of a block together over the number of threads: every
-    thread takes every THREADS-th, warps that have none leave."""
-    done, step = 0.0, THREADS * at_once
-    for begin in range(0, count, step):
-        done += min(THREADS, math.ceil((count - begin) / WARP) * WARP) / THREADS
-    return done
 
 
 def _adjoint_turns(cut: Cut, side: int, outputs: int, above: int) -> list[float]:
@@ -81,10 +82,10 @@ def _adjoint_turns(cut: Cut, side: int, outputs: int, above: int) -> list[float]
 def turns(kernel: str, itemsize: int, side: int, cut: Cut) -> Sequence[float | tuple[float, Sequence[float]]]:
     """Turns of the kernel's loops in their order; of one that has loops inside, with theirs in each of its turns."""
     per_vector = 16 // itemsize
-    copy_in, copy_out = (_turns(n // per_vector, AT_ONCE) for n in (cut.elements_in, cut.elements_out))
-    codes, table = _turns(cut.code_bytes // 16, AT_ONCE), _turns(cut.table)
+    copy_in, copy_out = (cut.turns(n // per_vector, AT_ONCE) for n in (cut.elements_in, cut.elements_out))
+    codes, table = cut.turns(cut.code_bytes // 16, AT_ONCE), cut.turns(cut.table)
     segments = math.ceil(cut.rows / cut.segment)
-    items = _turns(cut.planes * segments * cut.strips)
+    items = cut.turns(cut.planes * segments * cut.strips)
     if kernel == "BlurBackwardPlanes":
         return [copy_in, table, (items, _adjoint_turns(cut, side, (side + 1) // 2, 0)), copy_out]
     if kernel == "MaxBackwardPlanes":

@@ -23,7 +23,7 @@ const char* launch(const K& kernel, int64_t count, void* stream) {
 
 template <int Phase, class K>
 __device__ void run_phases(const K& kernel, const typename K::State& state) {
-  kernel.template run<Phase>(state, int(threadIdx.x));
+  kernel.template run<Phase>(state, typename K::Thread{int(threadIdx.x)});
   if constexpr (Phase + 1 < K::phases) {
     if constexpr (Phase == 0) finish_copies();
     __syncthreads();
@@ -32,7 +32,7 @@ __device__ void run_phases(const K& kernel, const typename K::State& state) {
 }
 
 template <class K>
-__global__ void __launch_bounds__(block_threads) run_blocks(const __grid_constant__ K kernel) {
+__global__ void __launch_bounds__(K::Thread::count) run_blocks(const __grid_constant__ K kernel) {
   extern __shared__ uint4 shared[];
   run_phases<0>(kernel, typename K::State(kernel, blockIdx.x, reinterpret_cast<char*>(shared)));
 }
@@ -41,7 +41,7 @@ template <class K>
 const char* launch_blocks(const K& kernel, int64_t blocks, int64_t room, void* stream) {
   static_assert(most_room <= 48 << 10, "more shared memory must be asked for");
   if (blocks > 0)
-    run_blocks<<<unsigned(blocks), block_threads, size_t(room), static_cast<cudaStream_t>(stream)>>>(kernel);
+    run_blocks<<<unsigned(blocks), K::Thread::count, size_t(room), static_cast<cudaStream_t>(stream)>>>(kernel);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

@@ -14,7 +14,8 @@ const char* launch(const K& kernel, int64_t count, void*) {
 
 template <int Phase, class K>
 void run_phases(const K& kernel, const typename K::State& state, bool backwards) {
-  for (int i = 0; i < block_threads; ++i) kernel.template run<Phase>(state, backwards ? block_threads - 1 - i : i);
+  constexpr int count = K::Thread::count;
+  for (int i = 0; i < count; ++i) kernel.template run<Phase>(state, {backwards ? count - 1 - i : i});
   if constexpr (Phase + 1 < K::phases) run_phases<Phase + 1>(kernel, state, backwards);
 }
 

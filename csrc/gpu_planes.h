@@ -13,8 +13,14 @@
 
 namespace aablur::gpu {
 
-constexpr int block_threads = 128;
 constexpr int most_room = 48 << 10;  // bytes of shared memory a block, unless more is asked for
+
+// One of a block's threads.
+template <int Count>
+struct Thread {
+  static constexpr int count = Count;
+  int index;
+};
 
 // ---- how maps are cut ------------------------------------------------------------------------------
 
@@ -27,7 +33,7 @@ struct Cut {
   //
   // - A segment is long: what a thread sets up, and what it reads of its neighbours, is little beside it. A plane's are
   //   alike, and of whole row_steps.
-  // - A band has as many segments as a block has threads for.
+  // - A band has as many segments as a block has `threads` for.
   // - A block takes planes until it has `enough` in shared memory, for what it sets up to be little beside them, too.
   //   Five or six such blocks are on an SM of 228 KB, two in 100 KB; they are in different phases, which
   //   keeps memory busy.
@@ -37,10 +43,10 @@ struct Cut {
   // - A few planes are spread over all SMs.
   template <class Room>
   static Cut of(int64_t planes, int64_t rows, int64_t strips, int64_t longest, int64_t row_step, int64_t enough,
-                Room&& room) {
+                int64_t threads, Room&& room) {
     constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
     Cut cut;
-    const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, block_threads / strips);
+    const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, threads / strips);
     cut.segment = int(ceil_div(ceil_div(rows, segments), row_step) * row_step);
     cut.band = int(std::min(rows, cut.segment * high));
     while (cut.band > cut.segment && room(cut) > most_room)
@@ -51,7 +57,7 @@ struct Cut {
     const int64_t one = room(cut), fit = 1 + (enough - one) * many / (room(more) - one);
     const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(planes, least_blocks)));
     const int64_t items = strips * ceil_div(rows, cut.segment), step = most > many ? 8 : 1;
-    auto executed = [&](int64_t p) { return ceil_div(p * items, warp) * warp * cut.segment + setup * block_threads; };
+    auto executed = [&](int64_t p) { return ceil_div(p * items, warp) * warp * cut.segment + setup * threads; };
     int64_t best = most / step * step;
     for (int64_t p = best - step; p >= ceil_div(most, 2); p -= step)
       if (executed(p) * best < executed(best) * p) best = p;
@@ -132,33 +138,33 @@ AABLUR_HOST_DEVICE inline void finish_copies() {
 
 // This thread's share of a copy of `count` elements between memory and shared memory, which lie alike in vectors:
 // whole vectors with `vector`, what is left at both ends with `one`. The first is given an element, the second bytes.
-template <class T, class One, class Vector>
-AABLUR_HOST_DEVICE inline void share(const T* global, int count, int thread, One&& one, Vector&& vector) {
+template <class T, class Thread, class One, class Vector>
+AABLUR_HOST_DEVICE inline void share(const T* global, int count, Thread thread, One&& one, Vector&& vector) {
   constexpr int wide = 16 / int(sizeof(T)), at_once = 4;
   const int to_vector = int(-uint32_t(reinterpret_cast<uintptr_t>(global)) % 16 / sizeof(T));
   const int head = to_vector < count ? to_vector : count, vectors = unsigned(count - head) / wide;
   const int tail = head + vectors * wide;
-  int at = head * int(sizeof(T)) + thread * 16;
+  int at = head * int(sizeof(T)) + thread.index * 16;
   AABLUR_NO_UNROLL
-  for (int v = thread; v < vectors; v += at_once * block_threads, at += at_once * block_threads * 16) {
+  for (int v = thread.index; v < vectors; v += at_once * Thread::count, at += at_once * Thread::count * 16) {
     AABLUR_UNROLL
     for (int u = 0; u < at_once; ++u)
-      if (v + u * block_threads < vectors) vector(at, u * block_threads * 16);
+      if (v + u * Thread::count < vectors) vector(at, u * Thread::count * 16);
   }
-  if (AABLUR_INSIDE_ONLY || thread >= wide) return;
-  if (thread < head) one(thread);
-  if (thread < count - tail) one(tail + thread);
+  if (AABLUR_INSIDE_ONLY || thread.index >= wide) return;
+  if (thread.index < head) one(thread.index);
+  if (thread.index < count - tail) one(tail + thread.index);
 }
-template <class T>
-AABLUR_HOST_DEVICE inline void copy_in(T* to, const T* from, int count, int thread) {
+template <class T, class Thread>
+AABLUR_HOST_DEVICE inline void copy_in(T* to, const T* from, int count, Thread thread) {
   share(
       from, count, thread, [&](int i) { to[i] = from[i]; },
       [&](int at, int more) {
         copy_vector_in(reinterpret_cast<char*>(to) + at + more, reinterpret_cast<const char*>(from) + at + more);
       });
 }
-template <class T>
-AABLUR_HOST_DEVICE inline void copy_out(T* to, const T* from, int count, int thread) {
+template <class T, class Thread>
+AABLUR_HOST_DEVICE inline void copy_out(T* to, const T* from, int count, Thread thread) {
   share(
       to, count, thread, [&](int i) { to[i] = from[i]; },
       [&](int at, int more) {
@@ -243,11 +249,11 @@ struct Strips {
   Strips(int64_t strips, int64_t rows, int segment)
       : strips(uint32_t(strips)), segments(uint32_t(ceil_div(rows, segment))), segment(segment) {}
   // Calls f(plane, first row, rows, strip) for all that a thread has of planes of `rows` rows.
-  template <class F>
-  AABLUR_HOST_DEVICE void each(int planes, int rows, int thread, F&& f) const {
+  template <class Thread, class F>
+  AABLUR_HOST_DEVICE void each(int planes, int rows, Thread thread, F&& f) const {
     const int items = planes * int(segments.value() * strips.value());
     AABLUR_NO_UNROLL
-    for (int i = thread; i < items; i += block_threads) {
+    for (int i = thread.index; i < items; i += Thread::count) {
       uint32_t rest = uint32_t(i);
       const int strip = int(strips.split(rest)), first = int(segments.split(rest)) * segment, left = rows - first;
       if (left > 0) f(int(rest), first, left < segment ? left : segment, strip);

@@ -90,9 +90,9 @@ AABLUR_HOST_DEVICE inline uint32_t bits_below(int count) {
 }
 
 // A block's planes, of which the source's are `plane` elements apart; the result is dense.
-template <class T, int K, int S, int X>
+template <class T, int K, int S, int X, class Thread>
 AABLUR_HOST_DEVICE inline void blur_planes(const Planes& map, const Block& block, const T* source, int plane,
-                                           const int* down, const int* across, T* result, int thread) {
+                                           const int* down, const int* across, T* result, Thread thread) {
   const TileTaps<K> taps(map.taps);
   map.strips.each(block.planes, block.rows, thread, [&](int p, int row, int rows, int strip) {
     const int left = strip * X;
@@ -117,10 +117,11 @@ struct Offsets {
     return {rows, rows + (int(map.strips.strips.value()) * X - 1) * S + K};
   }
   // Of a map whose rows `there` are in shared memory, `row_bytes` and `pixel_bytes` apart. For thread after thread.
+  template <class Thread>
   AABLUR_HOST_DEVICE void fill(const Planes& map, int first_padded_row, Rows there, int row_bytes, int pixel_bytes,
-                               int* offsets, int thread) const {
+                               int* offsets, Thread thread) const {
     AABLUR_NO_UNROLL
-    for (int e = thread; e < all; e += block_threads) {
+    for (int e = thread.index; e < all; e += Thread::count) {
       const bool is_row = e < rows;
       const int p = is_row ? first_padded_row + e : e - rows - map.before_width;
       const int at = is_row ? map.height(p) - there.first : map.width(p), end = is_row ? there.count : map.width.size;
@@ -133,6 +134,8 @@ struct Offsets {
 template <class T, int K, int S>
 struct BlurPlanes {
   static constexpr int phases = 3, X = 4 / S, longest = 16, row_step = 1, enough = 36 << 10;
+
+  using Thread = gpu::Thread<128>;
 
   Planes map;
   const T* x;
@@ -172,7 +175,7 @@ struct BlurPlanes {
     }
   };
   template <int Phase>
-  AABLUR_HOST_DEVICE void run(const State& state, int thread) const {
+  AABLUR_HOST_DEVICE void run(const State& state, Thread thread) const {
     const Block& block = state.block;
     const Offsets offsets = Offsets::of<K, S, X>(map);
     constexpr int bytes = int(sizeof(T));
@@ -228,13 +231,13 @@ struct Spread {
 };
 
 // Tables of weights, `pitch` an output: of some rows of outputs, then of some columns; there are `height` and `width`.
-template <int K, int S>
+template <int K, int S, class Thread>
 AABLUR_HOST_DEVICE inline void fill_weights(const Planes& map, Rows rows, Rows columns, int height, int width,
-                                            float* weights, int thread) {
+                                            float* weights, Thread thread) {
   using Spreads = Spread<K, S>;
   const TileTaps<K> taps(map.taps);
   AABLUR_NO_UNROLL
-  for (int e = thread; e < (rows.count + columns.count) * Spreads::pitch; e += block_threads) {
+  for (int e = thread.index; e < (rows.count + columns.count) * Spreads::pitch; e += Thread::count) {
     const int o = e / Spreads::pitch, d = e % Spreads::pitch, column = columns.first + o - rows.count;
     weights[e] = o < rows.count ? Spreads::weight(map.height, height, taps.height, rows.first + o, d)
                                 : Spreads::weight(map.width, width, taps.width, column, d);
@@ -275,7 +278,8 @@ struct Weights {
     const int first = first_row(row), end = first + Spreads::reads(above, rows), low = first > 0 ? first : 0;
     return {low, (end < map.source_height ? end : map.source_height) - low};
   }
-  AABLUR_HOST_DEVICE void fill(const Planes& map, int row, float* weights, int thread) const {
+  template <class Thread>
+  AABLUR_HOST_DEVICE void fill(const Planes& map, int row, float* weights, Thread thread) const {
     fill_weights<K, S>(map, {first_row(row), rows}, {Spreads::low(Halo), all - rows}, map.source_height,
                        map.source_width, weights, thread);
   }
@@ -349,6 +353,7 @@ struct BlurBackwardPlanes {
   static constexpr int phases = 3, X = 4, longest = 32, row_step = S, enough = 36 << 10;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, 0>;
+  using Thread = gpu::Thread<128>;
 
   Planes map;
   const T* x;  // the output's gradient
@@ -383,7 +388,7 @@ struct BlurBackwardPlanes {
     }
   };
   template <int Phase>
-  AABLUR_HOST_DEVICE void run(const State& state, int thread) const {
+  AABLUR_HOST_DEVICE void run(const State& state, Thread thread) const {
     const Block& block = state.block;
     const Weights weights(map);
     if constexpr (Phase == 0) {

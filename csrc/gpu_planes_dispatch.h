@@ -5,7 +5,7 @@
 
 namespace aablur::gpu {
 
-// Runs phases of kernel for blocks 0 ... blocks - 1 of block_threads threads with `room` bytes of shared memory;
+// Runs phases of kernel for blocks 0 ... blocks - 1 of its number of threads with `room` bytes of shared memory;
 // returns why it could not, or null.
 template <class K>
 const char* launch_blocks(const K& kernel, int64_t blocks, int64_t room, void* stream);
@@ -40,8 +40,8 @@ int64_t cut_planes(Planes& map, const Shape& shape, bool backward) {
     return Kernel::divide(map);
   };
   const int64_t strips = ceil_div(result[1], Kernel::X);
-  const int64_t needed =
-      room(Cut::of(map.planes, result[0], strips, Kernel::longest, Kernel::row_step, Kernel::enough, room));
+  const int64_t needed = room(Cut::of(map.planes, result[0], strips, Kernel::longest, Kernel::row_step, Kernel::enough,
+                                      Kernel::Thread::count, room));
   // Bands do not hold what lies at the other end.
   if (map.banded && height.padding_mode == PaddingMode::circular) return 0;
   return needed > most_room || map.blocks() >= most ? 0 : needed;

@@ -21,6 +21,7 @@ struct MaxBlurPlanes {
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
   using Maxima = BestOf<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
+  using Thread = gpu::Thread<64>;  // whose strips are few
 
   Planes map;
   const T* x;
@@ -82,7 +83,7 @@ struct MaxBlurPlanes {
     }
   };
   template <int Phase>
-  AABLUR_HOST_DEVICE void run(const State& state, int thread) const {
+  AABLUR_HOST_DEVICE void run(const State& state, Thread thread) const {
     const Block& block = state.block;
     if constexpr (Phase == 0) {
       copy_in(state.source, state.from, block.planes * state.rows.count * map.source_width, thread);
@@ -210,6 +211,7 @@ struct MaxBackwardPlanes {
                        enough = 36 << 10, halo = Window - 1, columns = X + halo, Bits = Window == 2 ? 2 : 4;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, halo>;
+  using Thread = gpu::Thread<64>;
 
   Planes map;
   const T* x;  // the output's gradient
@@ -261,7 +263,7 @@ struct MaxBackwardPlanes {
     }
   };
   template <int Phase>
-  AABLUR_HOST_DEVICE void run(const State& state, int thread) const {
+  AABLUR_HOST_DEVICE void run(const State& state, Thread thread) const {
     const Block& block = state.block;
     const Weights weights(map);
     if constexpr (Phase == 0) {
