@@ -83,6 +83,19 @@ def read_codes_of_byte(
 
 
 @triton.jit
+def read_codes_of_stride(
+    codes, image, channel, channels, h, w, present, height, width, row_bytes, OFFSET: tl.constexpr, BITS: tl.constexpr
+):  # fmt: skip
+    """Of planes, the codes of as many columns as the stride, which share a byte: lowest that of column w - OFFSET, a
+    multiple of the stride."""
+    begin = w - OFFSET
+    row = code_row(image, channel, channels, 0, h, begin, 1, height, width, False) * row_bytes
+    held = present & within(h, height.pooled) & within(begin, width.pooled)
+    byte = tl.load(codes + row + begin // (8 // BITS), mask=held, other=0).to(tl.int32)
+    return byte >> (begin % (8 // BITS) * BITS).to(tl.int32)
+
+
+@triton.jit
 def spread_rows(
     grad, lanes, first, j, present, weights, height, width, across, COUNT: tl.constexpr, ACCUMULATOR: tl.constexpr
 ):  # fmt: skip
@@ -125,6 +138,7 @@ def spread_kernel(
         for q in tl.static_range(across.outputs):
             s = j * width.stride + (across.first + e)
             weights = weights + (spread_weight(taps, width, j + (across.first_output + q), s),)
+    PER_BYTE: tl.constexpr = 1 if BITS == 16 else 8 // BITS
     # Planes keep none: what a turn hands on would change its layout through shared memory.
     KEPT: tl.constexpr = down.outputs - 1 if CHANNELS_LAST else 0
     rows = spread_rows(
@@ -155,6 +169,13 @@ def spread_kernel(
                         code = read_codes_of_byte(
                             codes, image, channel, channels, y, s, held, height, width, row_bytes, BITS
                         )
+                    elif BITS < 16 and PER_BYTE // width.stride * width.stride == PER_BYTE:
+                        if e == 0 or (across.first + e) % width.stride == 0:
+                            bits = read_codes_of_stride(
+                                codes, image, channel, channels, y, s, present, height, width, row_bytes,
+                                (across.first + e) % width.stride, BITS,
+                            )  # fmt: skip
+                        code = bits >> (across.first + e) % width.stride * BITS & ((1 << BITS) - 1)
                     else:
                         code = read_code(
                             codes, image, channel, channels, 0, y, s, present & held, 1, height, width, row_bytes, BITS,
@@ -189,61 +210,77 @@ def spread_kernel(
 
 
 @triton.jit
-def pooled_rows(
-    x, lanes, h, w, present, height, width, COUNT: tl.constexpr, REACHED: tl.constexpr, ACCUMULATOR: tl.constexpr
+def is_inside(y, s, height, width):
+    """Whether some position of a window's row that begins at (y, s) of x is inside of it."""
+    inside = within(s, width.size)
+    for b in tl.static_range(1, width.window):
+        inside = inside | within(s + b * width.window_dilation, width.size)
+    return within(y, height.size) & inside
+
+
+@triton.jit
+def max_rows(
+    x, lanes, y, s, present, height, width, COUNT: tl.constexpr, REACHED: tl.constexpr, ACCUMULATOR: tl.constexpr
 ):  # fmt: skip
-    """Maxima of COUNT pooled rows from h on, at REACHED pooled columns from w on, row by row; and where in its window
-    each lies, as `pooled_code` says."""
-    values = ()  # the maxima of windows of one row
-    codes = ()
-    inside = ()  # whether a window has been inside of the map so far
-    PADDED: tl.constexpr = height.window_padding > 0 or width.window_padding > 0
-    for z in tl.static_range(COUNT + (height.window - 1) * height.window_dilation):
-        y = h - height.window_padding + z
-        read = present & within(y, height.size)
+    """Of COUNT rows of x from y on the maxima of windows along the width, at REACHED columns from s on, and where in
+    its row each lies: row by row, all maxima before all places.
+    """
+    rows = ()
+    PADDED: tl.constexpr = width.window_padding > 0
+    for z in tl.static_range(COUNT):
+        read = present & within(y + z, height.size)
         row = ()
         for u in tl.static_range(REACHED + (width.window - 1) * width.window_dilation):
-            s = w - width.window_padding + u
-            at = x.data + lanes + y * x.height + s * x.width
-            row = row + (tl.load(at, mask=read & within(s, width.size), other=float("-inf")).to(ACCUMULATOR),)
+            at = x.data + lanes + (y + z) * x.height + (s + u) * x.width
+            row = row + (tl.load(at, mask=read & within(s + u, width.size), other=float("-inf")).to(ACCUMULATOR),)
+        codes = ()
         for e in tl.static_range(REACHED):
             best = row[e]
             code = tl.zeros(present.shape, tl.int32)
-            has = within(y, height.size) & within(w - width.window_padding + e, width.size)
+            has = within(s + e, width.size)
             for b in tl.static_range(1, width.window):
                 value = row[e + b * width.window_dilation]
                 replaces = (value > best) | (value != value)
                 if PADDED:
-                    there = within(y, height.size) & within(
-                        w - width.window_padding + (e + b * width.window_dilation), width.size
-                    )
+                    there = within(s + (e + b * width.window_dilation), width.size)
                     replaces = there & (replaces | (has == 0))
                     has = has | there
                 best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
                 code = tl.where(replaces, b, code)
-            values = values + (best,)
+            rows = rows + (best,)
             codes = codes + (code,)
-            inside = inside + (has,)
+        rows = rows + codes
+    return rows
+
+
+@triton.jit
+def pooled_rows(rows, h, w, height, width, COUNT: tl.constexpr, REACHED: tl.constexpr):
+    """Of `max_rows` the maxima of COUNT pooled rows from h on, at REACHED pooled columns from w on, row by row; and
+    where in its window each lies, as `pooled_code` says. No maximum is zero.
+    """
+    PADDED: tl.constexpr = height.window_padding > 0 or width.window_padding > 0
     maxima = ()
     found = ()
     for r in tl.static_range(COUNT):
+        y = h + r - height.window_padding
         for e in tl.static_range(REACHED):
-            best = values[r * REACHED + e]
-            code = codes[r * REACHED + e]
-            has = inside[r * REACHED + e]
+            s = w + e - width.window_padding
+            best = rows[r * 2 * REACHED + e]
+            code = rows[(r * 2 + 1) * REACHED + e]
+            has = is_inside(y, s, height, width) if PADDED else True
             for a in tl.static_range(1, height.window):
-                value = values[(r + a * height.window_dilation) * REACHED + e]
+                value = rows[(r + a * height.window_dilation) * 2 * REACHED + e]
                 replaces = (value > best) | (value != value)
                 if PADDED:
-                    there = inside[(r + a * height.window_dilation) * REACHED + e]
+                    there = is_inside(y + a * height.window_dilation, s, height, width)
                     replaces = there & (replaces | (has == 0))
                     has = has | there
                 best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-                other = codes[(r + a * height.window_dilation) * REACHED + e]
+                other = rows[((r + a * height.window_dilation) * 2 + 1) * REACHED + e]
                 code = tl.where(replaces, other + a * width.window, code)
             held = within(h + r, height.pooled) & within(w + e, width.pooled)
             maxima = maxima + (tl.where(held, best, 0),)
-            found = found + (tl.where(held, code, 0),)
+            found = found + (code,)
     return maxima, found
 
 
@@ -292,9 +329,9 @@ def store_codes(
                     BITS, GROUP,
                 )  # fmt: skip
         else:
-            code = found[r * across.reached + OWN]
-            for c in tl.static_range(1, width.stride):
-                code = code | found[r * across.reached + c + OWN] << c * BITS
+            code = tl.zeros(present.shape, tl.int32)
+            for c in tl.static_range(width.stride):
+                code = code | tl.where(s + c < width.pooled, found[r * across.reached + c + OWN] << c * BITS, 0)
             row = code_row(image, channel, channels, 0, h + r, s, 1, height, width, CHANNELS_LAST) * row_bytes
             store_byte(codes, code, row, s, there & (s < width.pooled), PER_BYTE, BITS, GROUP)
 
@@ -308,7 +345,7 @@ def max_kernel(
     """out = the blur of the maxima of x, and the codes of these if codes are not None, in groups of those that make a
     byte. Every pooled position is near an output that reads it.
 
-    A turn makes as many new pooled rows as the stride; the others it has from the turn before.
+    A turn makes as many new pooled rows as the stride, of as many new rows of x; the others it has from the last turn.
     """
     image, channel, _, block, j, _, present = tile(
         images, channels, 1, height_blocks, width.out, CHANNELS_LAST, LANES, WIDTH, INDEX, GROUP
@@ -321,7 +358,13 @@ def max_kernel(
     for e in tl.static_range(across.reached):
         weights = weights + (spread_weight(taps, width, j, w + e),)
     h = block * (ROWS * height.stride) - height.before - down.lead
-    maxima, found = pooled_rows(x, lanes, h, w, present, height, width, KEPT, across.reached, ACCUMULATOR)
+    WINDOW: tl.constexpr = (height.window - 1) * height.window_dilation  # rows of x that pooled rows share
+    s = w - width.window_padding
+    x_rows = max_rows(
+        x, lanes, h - height.window_padding, s, present, height, width, KEPT + WINDOW, across.reached, ACCUMULATOR
+    )
+    maxima, found = pooled_rows(x_rows, h, w, height, width, KEPT, across.reached)
+    x_rows = x_rows[KEPT * 2 * across.reached :]
     if codes is not None:
         if block == 0:
             store_codes(
@@ -332,9 +375,12 @@ def max_kernel(
     for r in range(0, tl.minimum(ROWS, height.out - block * ROWS)):
         i = block * ROWS + r
         first = i * height.stride - height.before - down.lead
-        maxima_here, found_here = pooled_rows(
-            x, lanes, first + KEPT, w, present, height, width, height.stride, across.reached, ACCUMULATOR
-        )
+        x_rows = x_rows + max_rows(
+            x, lanes, first + KEPT - height.window_padding + WINDOW, s, present, height, width, height.stride,
+            across.reached, ACCUMULATOR,
+        )  # fmt: skip
+        maxima_here, found_here = pooled_rows(x_rows, first + KEPT, w, height, width, height.stride, across.reached)
+        x_rows = x_rows[height.stride * 2 * across.reached :]
         if codes is not None:
             store_codes(
                 codes, found_here, image, channel, channels, first + KEPT, j, present, height, width, across,
