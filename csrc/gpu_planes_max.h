@@ -21,7 +21,7 @@ struct MaxBlurPlanes {
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
   using Maxima = BestOf<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
-  using Thread = gpu::Thread<64>;  // whose strips are few
+  using Thread = gpu::Thread<64>;  // more would find no strips
 
   Planes map;
   const T* x;
@@ -36,12 +36,12 @@ struct MaxBlurPlanes {
   // The rows of maxima whose codes belong to rows of the result.
   AABLUR_HOST_DEVICE static Rows owned(const Planes& map, int row, int rows) {
     const int first = row * S, end = first + rows * S < map.height.size ? first + rows * S : map.height.size;
-    return {first, end - first};
+    return {first, first < end ? end - first : 0};
   }
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
     if (!map.is_banded()) return {0, map.source_height};
     const int top = Spreads::first(row), bottom = Spreads::first(row + rows - 1) + reach;
-    const int first = top > 0 ? top : 0, end = bottom < map.height.size ? bottom : map.height.size;
+    const int end = bottom < map.height.size ? bottom : map.height.size, first = top > 0 ? top < end ? top : end : 0;
     return {first, end - first + Window - 1};
   }
   AABLUR_HOST_DEVICE static int code_bytes(const Planes& map, int row, int rows) {

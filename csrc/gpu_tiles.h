@@ -249,7 +249,7 @@ struct MaxBlurTile {
   template <bool Border>
   AABLUR_HOST_DEVICE void store_codes(const Tile& tile, int p, int q, const Pooled (&pooled)[M]) const {
     const int left = Border ? int(tiling.width.pooled()) - q : own;  // columns that there are
-    if (Border && p >= tiling.height.pooled()) return;
+    if (Border && (p >= tiling.height.pooled() || left <= 0)) return;
     uint8_t* const to = codes_of(tiling, tile) + code_byte<V, Bits>(tiling, tile, p, q);
     if constexpr (V > 1) {
       using Word = Pixel<uint8_t, V * Bits / 8>;

@@ -273,6 +273,10 @@ def _shared() -> Iterator[Case]:
                     )  # fmt: skip
     yield from _both(Case("shared", (17, 301, 3, 3), dtype="bf16"))
     yield from _both(Case("shared", (17, 302, 3, 5), dtype="f32", taps=4))
+    # Outputs of pads alone, far behind the last maximum.
+    for dtype, mode in zip(dtypes, ("zeros", "circular", "replicate"), strict=True):
+        yield from _both(Case("behind", (1, 3, 9, 13), dtype=dtype, padding_mode=mode, padding=((1, 1), (1, 6))))
+    yield from _both(Case("behind", (1, 1, 211, 170), dtype="bf16", padding_mode="zeros", padding=((1, 16), (1, 1))))
 
 
 CASES = list({case.id: case for case in (*_generate(), *_shared())}.values())
