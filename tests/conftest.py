@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to others
+if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    # Inductor's cache outlives a change of an op's shapes, which are no part of its keys. One a run, for all processes.
+    _cache = tempfile.TemporaryDirectory(prefix="aablur-inductor-", ignore_cleanup_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = _cache.name
 
 import peers  # noqa: F401, in every process: pytest-xdist's main one unpickles the warnings of the others
 import pytest
