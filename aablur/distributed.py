@@ -30,7 +30,7 @@ from .geometry import Geometry
 from .tiles import Interval, Share, Tile, chunks, exchange, length, shares
 
 
-def _run(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+def _run(x: Any, taps: Tensor | None, geometry: Geometry, recompute: bool) -> Tensor:
     """`functional.run` of a DTensor: on local tensors, or by the rules of `sharding` in a compiled graph and on ranks
     that have no part in the mesh.
     """
@@ -40,15 +40,15 @@ def _run(x: Any, taps: Tensor | None, geometry: Geometry, is_max: bool, recomput
     else:
         by_rules = x.device_mesh.get_coordinate() is None
     if by_rules:
-        return functional.run_op(x, _on_mesh(taps, x), geometry, is_max, True)
-    return _run_eagerly(x, taps, geometry, is_max, recompute)
+        return functional.run_op(x, _on_mesh(taps, x), geometry, True)
+    return _run_eagerly(x, taps, geometry, recompute)
 
 
 @torch.compiler.disable(reason="ranks talk by their own plans, which a graph does not hold")
-def _run_eagerly(x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
+def _run_eagerly(x: Any, taps: Any, geometry: Geometry, recompute: bool) -> Tensor:
     cut_axes, mesh, rank = _check(x, taps, geometry), x.device_mesh, len(geometry.axes)
     size, out = x.shape[-rank:], [a.out_size(n) for a, n in zip(geometry.axes, x.shape[-rank:], strict=True)]
-    kept = tuple(_kept(p, is_max) for p in x.placements)
+    kept = tuple(_kept(p, geometry.has_max) for p in x.placements)
     x = x if kept == x.placements else x.redistribute(placements=kept)
     if taps is not None:
         taps = _local_taps(_on_mesh(taps, x), x, rank)
@@ -63,7 +63,7 @@ def _run_eagerly(x: Any, taps: Any, geometry: Geometry, is_max: bool, recompute:
     ]
     local = x.to_local(grad_placements=[Replicate() if isinstance(p, Partial) else p for p in kept])
     batched = local if x.ndim == rank + 2 else local.unsqueeze(0)
-    y = _Pool.apply(batched, taps, _Plan(geometry, cuts, list(batched.shape[2:])), is_max, recompute)
+    y = _Pool.apply(batched, taps, _Plan(geometry, cuts, list(batched.shape[2:])), recompute)
     y = y if x.ndim == rank + 2 else y.squeeze(0)
     shape = torch.Size([*x.shape[:-rank], *out])
     channels_last = reference.prefers_channels_last(y, rank)
@@ -118,9 +118,9 @@ def _check(x: Any, taps: Tensor | None, geometry: Geometry) -> dict[int, int]:
     return cut_axes
 
 
-def _kept(placement: Any, is_max: bool) -> Any:
+def _kept(placement: Any, has_max: bool) -> Any:
     """Partial sums go through the blur, which is linear; anything partial else is reduced first."""
-    linear = type(placement) is Partial and placement.reduce_op == "sum" and not is_max
+    linear = type(placement) is Partial and placement.reduce_op == "sum" and not has_max
     return placement if linear or not isinstance(placement, Partial) else Replicate()
 
 
@@ -150,14 +150,10 @@ class _Plan:
         outs = {cut.axis: length(cut.share.outs) for cut in cuts}
         self.out = [outs[i] if i in outs else a.out_size(held[i]) for i, a in enumerate(geometry.axes)]
 
-    def args(self, which: str) -> list[Any]:
-        """The op's arguments on the tile: those of the whole map, padded otherwise."""
-        taps_size, stride, padding, *rest = self.geometry.op_args
-        padding = list(padding)
-        for cut in self.cuts:
-            tile: Tile = getattr(cut.share, which)
-            padding[2 * cut.axis : 2 * cut.axis + 2] = tile.before, tile.after
-        return [taps_size, stride, padding, *rest]
+    def geometry_of(self, which: str) -> Geometry:
+        """The op's on the tile: that of the whole map, padded otherwise."""
+        tiles: list[tuple[int, Tile]] = [(cut.axis, getattr(cut.share, which)) for cut in self.cuts]
+        return self.geometry.padded({axis: (tile.before, tile.after) for axis, tile in tiles})
 
     def is_empty(self, which: str) -> bool:
         return any(getattr(cut.share, which).count == 0 for cut in self.cuts)
@@ -231,19 +227,20 @@ class _Pool(torch.autograd.Function):
     """The op on a map (batch, channels, spatial...) of which this rank holds a piece, in its formulas of `ops`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor | None, plan: _Plan, is_max: bool, recompute: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, taps: Tensor | None, plan: _Plan, recompute: bool) -> Tensor:
         needs_x, needs_taps = ctx.needs_input_grad[:2]
-        keeps_codes = is_max and needs_x and not recompute
+        has_max = plan.geometry.has_max
+        keeps_codes = has_max and needs_x and not recompute
         which = "backward" if keeps_codes else "forward"
         tile, codes = plan.fetch(x, which), None
-        ctx.plan, ctx.is_max, ctx.recompute = plan, is_max, is_max and recompute
+        ctx.plan, ctx.recompute = plan, has_max and recompute
         if plan.is_empty(which):
             y = x.new_empty([*x.shape[:2], *plan.out])
         elif keeps_codes:
-            wide, codes = ops.call("max_blur_pool_codes", tile, taps, *plan.args(which))
+            wide, codes = ops.call("max_blur_pool_codes", tile, taps, *plan.geometry_of(which).op_args)
             y = reference.in_layout(plan.crop(wide, True), plan.rank, reference.prefers_channels_last(tile, plan.rank))
         else:
-            y = ops.call("max_blur_pool" if is_max else "blur_pool", tile, taps, *plan.args(which))
+            y = ops.call("max_blur_pool" if has_max else "blur_pool", tile, taps, *plan.geometry_of(which).op_args)
         ctx.channels_last = reference.prefers_channels_last(tile, plan.rank)
         ctx.save_for_backward(x if needs_taps or ctx.recompute else None, codes, taps)
         return y
@@ -256,8 +253,8 @@ class _Pool(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _grad_x(ctx, grad, x if ctx.recompute else None, codes, taps)
         if ctx.needs_input_grad[1]:
-            grad_taps = _grad_taps(plan, grad, x, taps, ctx.is_max)
-        return grad_x, grad_taps, None, None, None
+            grad_taps = _grad_taps(plan, grad, x, taps)
+        return grad_x, grad_taps, None, None
 
 
 def _grad_x(ctx: Any, grad: Tensor, x: Tensor | None, codes: Tensor | None, taps: Tensor | None) -> Tensor:
@@ -266,23 +263,22 @@ def _grad_x(ctx: Any, grad: Tensor, x: Tensor | None, codes: Tensor | None, taps
     tile = None if x is None else plan.fetch(x, "backward")
     if plan.is_empty("backward"):
         return wide.new_zeros([*grad.shape[:2], *plan.size]) + wide.sum()
-    size, args = plan.tile_size("backward"), plan.args("backward")
-    if ctx.is_max:
+    size, args = plan.tile_size("backward"), plan.geometry_of("backward").op_args
+    if plan.geometry.has_max:
         found = ops.call("max_blur_pool_backward", wide, tile, codes, taps, size, *args, ctx.channels_last)
     else:
         found = ops.call("blur_pool_backward", wide, taps, size, *args, ctx.channels_last)
     return reference.in_layout(plan.crop(found, False), plan.rank, ctx.channels_last)
 
 
-def _grad_taps(plan: _Plan, grad: Tensor, x: Tensor, taps: Tensor, is_max: bool) -> Tensor:
+def _grad_taps(plan: _Plan, grad: Tensor, x: Tensor, taps: Tensor) -> Tensor:
     tile = plan.fetch(x, "forward")
     if plan.is_empty("forward"):
         return torch.zeros_like(taps) + tile.narrow(0, 0, 0).sum()
-    args = plan.args("forward")
-    if is_max:
-        rank = plan.rank
-        tile = ops.call("max_blur_pool", tile, None, [1] * rank, [1] * rank, [0] * (2 * rank), "zeros", *args[4:])
-    return ops.call("blur_pool_backward_taps", grad, tile, taps, *args[:4])
+    geometry = plan.geometry_of("forward")
+    if geometry.has_max:
+        tile = ops.call("max_blur_pool", tile, None, *geometry.max_args)
+    return ops.call("blur_pool_backward_taps", grad, tile, taps, *geometry.blur_args)
 
 
 sharding.register()

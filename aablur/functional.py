@@ -135,16 +135,16 @@ def blur_pool(
     """What all of the above are: ``prologue`` is None, or (window, window_padding, window_dilation)."""
     if has_torch_function_unary(x):  # a proxy of torch.fx, a subclass, a mode: to them this is one function
         return _handed_over(op, x, taps, stride, padding, padding_mode, prologue, recompute)
-    check_map(op, rank, x)
     arguments = (stride, padding, padding_mode, *(prologue or ()))
-    if type(taps) is int and not torch.compiler.is_compiling() and _PLAIN.issuperset(map(type, arguments)):
+    if type(taps) is int and _PLAIN.issuperset(map(type, arguments)) and not torch.compiler.is_compiling():
         packed, geometry = None, _cached_geometry(op, rank, taps, *arguments)
     else:
+        check_map(op, rank, x)
         packed, taps_size = pack_taps(op, rank, taps, x)
         geometry = Geometry(op, taps_size, *arguments)
     if not isinstance(recompute, bool):
         raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
-    return run(x, packed, geometry, prologue is not None, recompute)
+    return run(x, packed, geometry, recompute)
 
 
 def _handed_over(
@@ -164,30 +164,35 @@ def _cached_geometry(op: str, rank: int, taps: int, *arguments: int | str) -> Ge
     return Geometry(op, [check_taps_size(op, "taps", taps)] * rank, *arguments)
 
 
-@lru_cache(maxsize=1024)
-def _check_once(geometry: Geometry, x_shape: torch.Size, item_bytes: int) -> None:
-    geometry.check(x_shape, item_bytes)
-
-
-def run(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool = False) -> Tensor:
-    """Chooses the path for a checked map: the reference where the ops' rules do not reach, else the ops."""
-    watched = _is_watched()
-    if watched or x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
-        geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
+def run(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool = False) -> Tensor:
+    """Checks the map and chooses the path: the reference where the ops' rules do not reach, else the ops."""
+    if _is_watched():
+        return _run_watched(x, taps, geometry, recompute)
+    _check_dense(geometry.op, x)
+    if x._has_symbolic_sizes_strides:  # pyright: ignore[reportAttributeAccessIssue]
+        _check(geometry, x.shape, x.dtype)
     else:
-        _check_once(geometry, x.shape, x.element_size())
-    if watched and torch.onnx.is_in_onnx_export():
+        _check_once(geometry, x.shape, x.dtype)
+    if runs and type(x) in runs:
+        return runs[type(x)](x, taps, geometry, recompute)
+    return run_op(x, taps, geometry, recompute, is_plain=True)
+
+
+def _run_watched(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool) -> Tensor:
+    check_map(geometry.op, len(geometry.axes), x)
+    geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
+    if torch.onnx.is_in_onnx_export():
         return decomposition.blur_pool(x, taps, geometry)
     if runs and type(x) in runs:
-        return runs[type(x)](x, taps, geometry, is_max, recompute)
-    if watched and _needs_aten():
+        return runs[type(x)](x, taps, geometry, recompute)
+    if _needs_aten():
         if backends.forced not in (None, "reference"):
             raise RuntimeError(
                 f"{geometry.op}: backend {backends.forced!r} is forced, and does not serve forward mode or the "
                 "gradients of torch.func"
             )
         return reference.blur_pool(x, taps, geometry)
-    return run_op(x, taps, geometry, is_max, recompute)
+    return run_op(x, taps, geometry, recompute)
 
 
 def _is_watched() -> bool:
@@ -200,14 +205,18 @@ def _is_watched() -> bool:
     )
 
 
-def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, is_max: bool, recompute: bool) -> Tensor:
-    """The op that makes what is asked for, and saves for the backward what is allowed."""
-    name = "max_blur_pool" if is_max else "blur_pool"
-    if torch.is_grad_enabled() and (x.requires_grad or (taps is not None and taps.requires_grad)):
-        if is_max and x.requires_grad and not recompute:
-            return ops.call("max_blur_pool_codes", x, taps, *geometry.op_args)[0]
-        return ops.call(name, x, taps, *geometry.op_args)
-    return ops.call_constant(name, x, taps, *geometry.op_args)
+def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool, is_plain: bool = False) -> Tensor:
+    """The op that makes what is asked for, and saves for the backward what is allowed.
+
+    Args:
+        is_plain: nobody traces or transforms, as is known already.
+    """
+    differentiable = torch.is_grad_enabled() and (x.requires_grad or (taps is not None and taps.requires_grad))
+    has_codes = differentiable and geometry.has_max and x.requires_grad and not recompute
+    name = "max_blur_pool_codes" if has_codes else "max_blur_pool" if geometry.has_max else "blur_pool"
+    call = ops.call if not is_plain else ops.call_differentiable if differentiable else ops.call_constant
+    out = call(name, x, taps, *geometry.op_args)
+    return out[0] if has_codes else out
 
 
 def _needs_aten() -> bool:
@@ -229,20 +238,36 @@ _needs_aten._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemb
 
 def check_map(op: str, rank: int, x: Any) -> None:
     """Raises unless x is a map of this rank: a floating tensor with its channels, batched or not."""
+    _check_dense(op, x)
+    _check_kind(op, rank, x.shape, x.dtype)
+
+
+def _check_dense(op: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: x must be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype not in _FLOATS:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
-        raise TypeError(f"{op}: x must be one of {allowed}, got {str(x.dtype).removeprefix('torch.')}")
     if x.layout != torch.strided or x.is_nested:
         raise TypeError(
             f"{op}: x must be a dense tensor, got layout {'nested' if x.layout == torch.strided else x.layout}"
         )
-    if x.ndim not in (rank + 1, rank + 2):
+
+
+def _check_kind(op: str, rank: int, shape: torch.Size, dtype: torch.dtype) -> None:
+    if dtype not in _FLOATS:
+        allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
+        raise TypeError(f"{op}: x must be one of {allowed}, got {str(dtype).removeprefix('torch.')}")
+    if len(shape) not in (rank + 1, rank + 2):
         raise ValueError(
             f"{op}: x must have {rank + 1} dimensions (channels first) or {rank + 2} (a batch before them), "
-            f"got shape {tuple(x.shape)}"
+            f"got shape {tuple(shape)}"
         )
+
+
+def _check(geometry: Geometry, shape: torch.Size, dtype: torch.dtype) -> None:
+    _check_kind(geometry.op, len(geometry.axes), shape, dtype)
+    geometry.check(shape, dtype.itemsize)
+
+
+_check_once = lru_cache(maxsize=1024)(_check)
 
 
 def check_taps_size(op: str, name: str, taps: Any) -> int:

@@ -6,7 +6,7 @@ Nothing here imports torch: tensors are told by the caller, who has looked at th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ LARGEST_BINOMIAL = 1024  # beyond it the outermost taps underflow float64
 LARGEST_WINDOW_VOLUME = 65535  # an argmax code has 16 bits at most, one of them taken for "none"
 LARGEST = 2**31 - 1
 IDENTITY: Any = object()  # the window of no max at all
+_BLUR_NUMBERS, _MAX_BLUR_NUMBERS = 4, 7  # of an axis, as the ops take them: the first fields of Axis, or all
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class Axis:
     window: int = 1
     window_padding: int = 0
     window_dilation: int = 1
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All of it, as the ops take it."""
+        pads, window = (self.before, self.after), (self.window, self.window_padding, self.window_dilation)
+        return self.taps, self.stride, *pads, *window
 
     def pooled_size(self, size: int) -> int:
         return size + 2 * self.window_padding - self.window_dilation * (self.window - 1)
@@ -55,6 +62,11 @@ def binomial(taps: int) -> list[float]:
 
 def axis_names(rank: int) -> tuple[str, ...]:
     return AXIS_NAMES[3 - rank :]
+
+
+def count_axes(numbers: Sequence[int]) -> int:
+    """How many axes an op's argument ``axes`` describes: one to three, so that its length alone says of which op."""
+    return len(numbers) // (_BLUR_NUMBERS if len(numbers) % _MAX_BLUR_NUMBERS else _MAX_BLUR_NUMBERS)
 
 
 def code_bits(window_volume: int) -> int:
@@ -105,7 +117,7 @@ def _padding(op: str, value: Any, taps_size: Sequence[int]) -> tuple[tuple[int, 
 
 
 class Geometry:
-    """The axes of one op, checked, and their numbers in the order that the op's schema takes them.
+    """The axes of one op, checked; ``op_args`` are the arguments of the op that say them.
 
     Args:
         op: the name of the public function, for messages.
@@ -114,7 +126,7 @@ class Geometry:
             them; ``window`` IDENTITY is the identity prologue.
     """
 
-    __slots__ = ("axes", "op", "op_args", "padding_mode", "window_volume")
+    __slots__ = ("axes", "has_max", "op", "op_args", "padding_mode", "window_volume")
 
     def __init__(
         self, op: str, taps_size: Sequence[int], stride: Any, padding: Any, padding_mode: Any,
@@ -127,14 +139,10 @@ class Geometry:
         pads = _padding(op, padding, taps_size)
         self.op = op
         self.padding_mode = padding_mode
-        flat = [p for pair in pads for p in pair]
-        self.op_args: tuple[Any, ...] = (list(taps_size), list(strides), flat, padding_mode)
-        windows = wpads = (1,) * rank
-        dilations = (1,) * rank
+        self.has_max = window is not IDENTITY
+        windows, wpads, dilations = (1,) * rank, (0,) * rank, (1,) * rank
         self.window_volume = 1
-        if window is IDENTITY:
-            wpads = (0,) * rank
-        else:
+        if self.has_max:
             windows = per_axis(op, "window", window, rank, 1)
             wpads = per_axis(op, "window_padding", window_padding, rank, 0)
             dilations = per_axis(op, "window_dilation", window_dilation, rank, 1)
@@ -144,11 +152,47 @@ class Geometry:
             self.window_volume = math.prod(windows)
             if self.window_volume > LARGEST_WINDOW_VOLUME:
                 raise ValueError(f"{op}: window must cover at most {LARGEST_WINDOW_VOLUME} positions, got {windows}")
-            self.op_args += (list(windows), list(wpads), list(dilations))
         self.axes = tuple(
             Axis(k, s, before, after, w, p, d)
             for k, s, (before, after), w, p, d in zip(taps_size, strides, pads, windows, wpads, dilations, strict=True)
         )
+        every = ([n for a in self.axes for n in a.numbers], padding_mode)
+        self.op_args: tuple[list[int], str] = every if self.has_max else self.blur_args
+
+    @classmethod
+    def of_op(cls, op: str, axes: Sequence[int], padding_mode: str) -> Geometry:
+        """The one that has these ``op_args``; ``op`` is the op's own name."""
+        rank = count_axes(axes)
+        numbers = _MAX_BLUR_NUMBERS if op.startswith("max") else _BLUR_NUMBERS
+        if not 1 <= rank <= 3 or len(axes) != rank * numbers:
+            raise ValueError(f"{op}: axes must have {numbers} numbers for each of 1 to 3 axes, got {len(axes)}")
+        taps_size, stride, before, after, *window = (axes[n::numbers] for n in range(numbers))
+        return cls(op, taps_size, stride, tuple(zip(before, after, strict=True)), padding_mode, *window)
+
+    @property
+    def blur_args(self) -> tuple[list[int], str]:
+        """The arguments of an op that only blurs."""
+        return [n for a in self.axes for n in a.numbers[:_BLUR_NUMBERS]], self.padding_mode
+
+    @property
+    def max_args(self) -> tuple[list[int], str]:
+        """The arguments of a max-blur that makes the pooled map: taps of 1 at every position."""
+        return [n for a in self.axes for n in (1, 1, 0, 0, *a.numbers[_BLUR_NUMBERS:])], "zeros"
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the public function, with a value an axis."""
+        found: dict[str, Any] = {name: [getattr(a, name) for a in self.axes] for name in ("taps", "stride")}
+        found |= {"padding": [(a.before, a.after) for a in self.axes], "padding_mode": self.padding_mode}
+        if self.has_max:
+            window = ("window", "window_padding", "window_dilation")
+            found |= {name: [getattr(a, name) for a in self.axes] for name in window}
+        return found
+
+    def padded(self, padding: Mapping[int, tuple[int, int]]) -> Geometry:
+        """The same but for the (before, after) of some axes."""
+        given = self.arguments()
+        given["padding"] = [padding.get(i, pads) for i, pads in enumerate(given["padding"])]
+        return Geometry(self.op, *given.values())
 
     def check(self, x_shape: Sequence[int], item_bytes: int) -> None:
         """Raises ValueError unless every axis has an output, and the whole of it less bytes than an int64 counts.

@@ -125,8 +125,7 @@ class _Match:
     weight: Node
 
     def __str__(self) -> str:
-        names = ("taps", "stride", "padding", "padding_mode", "window", "window_padding", "window_dilation")
-        shown = ", ".join(f"{n}={v!r}" for n, v in zip(names, self.geometry.op_args, strict=False))
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.geometry.arguments().items())
         return f"{self.geometry.op}({self.x.name}, {shown})"
 
 
@@ -195,7 +194,7 @@ def _match_max(node: Any, rank: int) -> tuple[Any, ...] | None:
 def _replace(conv: Node, match: _Match) -> None:
     """The ops themselves, which Inductor's caches know; with codes where a gradient will be asked for."""
     name = "blur_pool"
-    if match.geometry.window_volume > 1 or match.geometry.op.startswith("max"):
+    if match.geometry.has_max:
         wants = torch.is_grad_enabled() and cast(Tensor, _value(match.x)).requires_grad
         name = "max_blur_pool_codes" if wants else "max_blur_pool"
     op = getattr(torch.ops.aablur, name).default

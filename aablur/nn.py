@@ -120,15 +120,18 @@ class _BlurPool(nn.Module):
         self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
 
     def forward(self, x: Tensor) -> Tensor:
-        handed_over = has_torch_function_unary(x)  # to a proxy of torch.fx, a subclass, a mode
-        if isinstance(x, Tensor) or not handed_over:
-            functional.check_map(self._geometry.op, self.rank, x)
-        if handed_over:
+        geometry = self._geometry
+        if has_torch_function_unary(x):  # a proxy of torch.fx, a subclass, a mode
+            if isinstance(x, Tensor):
+                functional.check_map(geometry.op, self.rank, x)
             arguments = (self.filters(), self.stride, self.padding, self.padding_mode, self._window, self.recompute)
             name = f"{'blur' if self._window is None else 'max_blur'}_pool{self.rank}d"
             return functional.blur_pool(name, self.rank, x, *arguments)
-        packed = None if self._constant else functional.pack_taps(self._geometry.op, self.rank, self.filters(), x)[0]
-        return functional.run(x, packed, self._geometry, self._window is not None, self.recompute)
+        if self._constant:
+            return functional.run(x, None, geometry, self.recompute)
+        functional.check_map(geometry.op, self.rank, x)
+        taps = functional.pack_taps(geometry.op, self.rank, self.filters(), x)[0]
+        return functional.run(x, taps, geometry, self.recompute)
 
     def filters(self) -> tuple[Any, ...]:
         """The taps of each axis: ints of binomial filters, or tensors (k,) or (channels, k)."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import backends, decomposition, reference
-from .geometry import Geometry
+from .geometry import Geometry, count_axes
 from .schemas import SCHEMAS
 
 _library = torch.library.Library("aablur", "FRAGMENT")
@@ -26,15 +27,18 @@ if not backends.has_native():
 _ops = torch.ops.aablur
 
 
-def _geometry(
-    op: str, taps_size: list[int], stride: list[int], padding: list[int], mode: str, *window: Any
-) -> Geometry:
-    """The axes that an op's arguments describe."""
-    return Geometry(op, taps_size, stride, list(zip(padding[::2], padding[1::2], strict=True)), mode, *window)
+@lru_cache(maxsize=1024)
+def _read(op: str, axes: tuple[int, ...], padding_mode: str) -> Geometry:
+    return Geometry.of_op(op, axes, padding_mode)
 
 
-def _spatial(x: Tensor, stride: list[int]) -> list[int]:
-    return list(x.shape[-len(stride) :])
+def _geometry(op: str, axes: list[int], padding_mode: str) -> Geometry:
+    """What an op's arguments describe: for the same arguments the same object."""
+    return _read(op, tuple(axes), padding_mode)
+
+
+def _spatial(x: Tensor, axes: list[int]) -> list[int]:
+    return list(x.shape[-count_axes(axes) :])
 
 
 # ---- kernels, which are given a Geometry in place of its numbers -------------------------------------
@@ -42,9 +46,8 @@ def _spatial(x: Tensor, stride: list[int]) -> list[int]:
 
 def _kernel(op: str, body: Callable[..., Any]) -> Callable[..., Any]:
     names = [a.name for a in getattr(_ops, op).default._schema.arguments]
-    begin = names.index("taps_size")
-    end = 1 + names.index("window_dilation" if "window_dilation" in names else "padding_mode")
-    return lambda *args: body(*args[:begin], _geometry(op, *args[begin:end]), *args[end:])
+    i = names.index("axes")
+    return lambda *args: body(*args[:i], _geometry(op, args[i], args[i + 1]), *args[i + 2 :])
 
 
 def _blur_pool_backward(
@@ -162,32 +165,32 @@ def _empty(like: Tensor, size: list[int], channels_last: bool) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=reference.channels_last_format(rank))
 
 
-def _fake_blur_pool(x: Tensor, taps: Tensor | None, *args: Any) -> Tensor:
-    geometry = _geometry("blur_pool", *args)
+def _fake_blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
     rank = len(geometry.axes)
     size = [a.out_size(n) for a, n in zip(geometry.axes, x.shape[-rank:], strict=True)]
     return _empty(x, size, reference.prefers_channels_last(x, rank))
 
 
-def _fake_max_blur_pool_codes(x: Tensor, taps: Tensor | None, *args: Any) -> tuple[Tensor, Tensor]:
-    geometry = _geometry("max_blur_pool", *args)
+def _fake_max_blur_pool_codes(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, Tensor]:
     channels_last = reference.prefers_channels_last(x, len(geometry.axes))
     shape = reference.code_shape(x.shape, geometry, channels_last)
-    return _fake_blur_pool(x, taps, *args), x.new_empty(shape, dtype=torch.uint8)
+    return _fake_blur_pool(x, taps, geometry), x.new_empty(shape, dtype=torch.uint8)
 
 
 _FAKE: dict[str, Callable[..., Any]] = {
     "blur_pool": _fake_blur_pool,
-    "blur_pool_backward": lambda grad, taps, size, *args: _empty(grad, size, args[-1]),
-    "blur_pool_backward_taps": lambda grad, x, taps, *args: torch.empty_like(
+    "blur_pool_backward": lambda grad, taps, size, geometry, channels_last: _empty(grad, size, channels_last),
+    "blur_pool_backward_taps": lambda grad, x, taps, geometry: torch.empty_like(
         taps, memory_format=torch.contiguous_format
     ),
     "max_blur_pool": _fake_blur_pool,
     "max_blur_pool_codes": _fake_max_blur_pool_codes,
-    "max_blur_pool_backward": lambda grad, x, codes, taps, size, *args: _empty(grad, size, args[-1]),
+    "max_blur_pool_backward": lambda grad, x, codes, taps, size, geometry, channels_last: _empty(
+        grad, size, channels_last
+    ),
 }
 for _name, _run in _FAKE.items():
-    torch.library.register_fake(f"aablur::{_name}", _run, lib=_library)
+    torch.library.register_fake(f"aablur::{_name}", _kernel(_name, _run), lib=_library)
 
 
 # ---- autograd ----------------------------------------------------------------------------------------
@@ -195,23 +198,29 @@ for _name, _run in _FAKE.items():
 # An OpOverload's own way to call it (`_op`) saves a Python frame of nearly a microsecond.
 _overloads = {name: getattr(_ops, name).default._op for name in _REFERENCE}
 _functions: dict[str, Callable[..., Any]] = {}
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
 
 
 def call(name: str, *args: Any) -> Any:
-    """Calls an op. In plain eager mode a Function of ours takes the place of the dispatcher's autograd key, which has
-    the same formulas and takes longer."""
-    if torch.is_grad_enabled() and not _is_traced():
+    """Calls an op, whoever traces or transforms."""
+    if _is_traced():
+        return getattr(_ops, name).default(*args)
+    if torch.is_grad_enabled():
         for a in args[:4]:
             if isinstance(a, Tensor) and a.requires_grad:
-                return _functions[name](*args)
+                return call_differentiable(name, *args)
     return call_constant(name, *args)
 
 
+def call_differentiable(name: str, *args: Any) -> Any:
+    """`call` where nobody traces or transforms: a Function of ours takes the place of the dispatcher's autograd key,
+    which has the same formulas and takes longer."""
+    return _functions[name](*args)
+
+
 def call_constant(name: str, *args: Any) -> Any:
-    """`call` where no gradient is wanted."""
-    if _is_traced():
-        return getattr(_ops, name).default(*args)
-    with torch._C._AutoDispatchBelowAutograd():
+    """`call` where nobody traces or transforms, and no gradient is wanted."""
+    with _BelowAutograd():
         return _overloads[name](*args)
 
 
@@ -223,7 +232,7 @@ def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..
     """Registers an op's gradient with torch, and makes the Function that `call` uses of the same two formulas."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        with _BelowAutograd():
             output = op(*args)
         setup(ctx, args, output)
         return output
@@ -240,7 +249,7 @@ def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..
 
 def _setup_blur_pool(ctx: Any, inputs: Any, output: Any) -> None:
     x, taps, *ctx.args = inputs
-    ctx.size = _spatial(x, ctx.args[1])
+    ctx.size = _spatial(x, ctx.args[0])
     ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, taps)
 
@@ -268,7 +277,7 @@ def _blur_pool_backward_gradients(ctx: Any, grad_out: Tensor) -> Any:
 
 def _setup_blur_pool_backward_taps(ctx: Any, inputs: Any, output: Any) -> None:
     grad, x, taps, *ctx.args = inputs
-    ctx.size = _spatial(x, ctx.args[1])
+    ctx.size = _spatial(x, ctx.args[0])
     ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
     ctx.save_for_backward(grad, x, taps)
 
@@ -278,7 +287,8 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
     taps replaced by the direction's: linear in grad and x, and in the taps of the other axes.
     """
     grad, x, taps = ctx.saved_tensors
-    axis_of_tap = torch.tensor([a for a, k in enumerate(ctx.args[0]) for _ in range(k)], device=taps.device)
+    axes = _geometry("blur_pool", *ctx.args).axes
+    axis_of_tap = torch.tensor([i for i, a in enumerate(axes) for _ in range(a.taps)], device=taps.device)
     needs_grad, needs_x, needs_taps = ctx.needs_input_grad[:3]
     grad_grad = grad_x = grad_taps = None
     for axis in range(len(ctx.size)):
@@ -298,7 +308,7 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
 
 def _setup_max_blur_pool(ctx: Any, inputs: Any, output: Any) -> None:
     x, taps, *ctx.args = inputs
-    ctx.size = _spatial(x, ctx.args[1])
+    ctx.size = _spatial(x, ctx.args[0])
     ctx.channels_last = reference.prefers_channels_last(x, len(ctx.size))
     codes = None
     if isinstance(output, tuple):
@@ -316,10 +326,9 @@ def _max_blur_pool_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         source = (None, codes) if codes is not None else (x, None)
         grad_x = call("max_blur_pool_backward", grad, *source, taps, ctx.size, *ctx.args, ctx.channels_last)
     if grad is not None and needs_taps:
-        blur, window = ctx.args[:4], ctx.args[4:]
-        rank = len(ctx.size)
-        pooled = call("max_blur_pool", x, None, [1] * rank, [1] * rank, [0] * (2 * rank), "zeros", *window)
-        grad_taps = call("blur_pool_backward_taps", grad, pooled, taps, *blur)
+        geometry = _geometry("max_blur_pool", *ctx.args)
+        pooled = call("max_blur_pool", x, None, *geometry.max_args)
+        grad_taps = call("blur_pool_backward_taps", grad, pooled, taps, *geometry.blur_args)
     return grad_x, grad_taps, *[None] * len(ctx.args)
 
 
@@ -333,7 +342,7 @@ def _max_blur_pool_backward_gradients(ctx: Any, grad_out: Tensor) -> Any:
     grad, x, codes, taps = ctx.saved_tensors
     geometry = _geometry("max_blur_pool_backward", *ctx.args)
     indices = _indices(grad, x, codes, ctx.size, geometry, ctx.channels_last)
-    chosen, blur = reference.select(grad_out, indices), ctx.args[:4]
+    chosen, blur = reference.select(grad_out, indices), geometry.blur_args
     grad_grad = call("blur_pool", chosen, taps, *blur) if ctx.needs_input_grad[0] else None
     grad_taps = call("blur_pool_backward_taps", grad, chosen, taps, *blur) if ctx.needs_input_grad[3] else None
     return grad_grad, None, None, grad_taps, *[None] * (len(ctx.args) + 2)
@@ -388,7 +397,7 @@ def _tuple(out: Any) -> tuple[Tensor, ...]:
 def _has_batch(op: Any, args: tuple[Any, ...], i: int, in_dims: tuple[Any, ...]) -> bool:
     """Whether a sample of map argument i has a batch axis of its own."""
     names = [a.name for a in op._schema.arguments]
-    rank = len(args[names.index("stride")])
+    rank = count_axes(args[names.index("axes")])
     return args[i].ndim - (in_dims[i] is not None) == rank + 2
 
 

@@ -1,21 +1,22 @@
 """The schemas of the torch ops: setup.py compiles them into the native library, ops.py defines them without it.
 
-Axes come first to last (height before width); `padding` lists (before, after) an axis. `taps` is None for the
-binomial filters of `taps_size`, or the filters of all axes side by side: (1, sum(taps_size)) or one row a channel.
-`size` is the spatial size of x. `codes` holds packed argmax codes: (images, planes an image, bytes a plane).
+`axes` holds the numbers of each axis, axis after axis, the height before the width: taps, stride, before, after; of a
+max-blur then window, window_padding, window_dilation (`geometry.Axis`). One list, since torch takes the better part of
+a microsecond to read one. `taps` is None for the binomial filters of those sizes, or the filters of all axes side by
+side: (1, sum of sizes) or one row a channel. `size` is the spatial size of x. `codes` holds packed argmax codes:
+(images, planes an image, bytes a plane).
 """
 
-_BLUR = "int[] taps_size, int[] stride, int[] padding, str padding_mode"
-_WINDOW = "int[] window, int[] window_padding, int[] window_dilation"
+_GEOMETRY = "int[] axes, str padding_mode"
 
 SCHEMAS = (
-    f"blur_pool(Tensor x, Tensor? taps, {_BLUR}) -> Tensor",
-    f"blur_pool_backward(Tensor grad, Tensor? taps, SymInt[] size, {_BLUR}, bool channels_last) -> Tensor",
-    f"blur_pool_backward_taps(Tensor grad, Tensor x, Tensor taps, {_BLUR}) -> Tensor",
-    f"max_blur_pool(Tensor x, Tensor? taps, {_BLUR}, {_WINDOW}) -> Tensor",
-    f"max_blur_pool_codes(Tensor x, Tensor? taps, {_BLUR}, {_WINDOW}) -> (Tensor, Tensor)",
-    f"max_blur_pool_backward(Tensor grad, Tensor? x, Tensor? codes, Tensor? taps, SymInt[] size, {_BLUR}, "
-    f"{_WINDOW}, bool channels_last) -> Tensor",
+    f"blur_pool(Tensor x, Tensor? taps, {_GEOMETRY}) -> Tensor",
+    f"blur_pool_backward(Tensor grad, Tensor? taps, SymInt[] size, {_GEOMETRY}, bool channels_last) -> Tensor",
+    f"blur_pool_backward_taps(Tensor grad, Tensor x, Tensor taps, {_GEOMETRY}) -> Tensor",
+    f"max_blur_pool(Tensor x, Tensor? taps, {_GEOMETRY}) -> Tensor",
+    f"max_blur_pool_codes(Tensor x, Tensor? taps, {_GEOMETRY}) -> (Tensor, Tensor)",
+    f"max_blur_pool_backward(Tensor grad, Tensor? x, Tensor? codes, Tensor? taps, SymInt[] size, {_GEOMETRY}, "
+    "bool channels_last) -> Tensor",
     "cpu_isa() -> str",
     "cuda_archs() -> str",
 )

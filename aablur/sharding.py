@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
 from . import reference
+from .geometry import count_axes
 
 _OPS = {  # what the tensors are that go in, and come out
     "blur_pool": (("map", "taps"), ("map",)),
@@ -36,11 +37,11 @@ _LINEAR = ("blur_pool", "blur_pool_backward", "blur_pool_backward_taps")
 def _rule(name: str) -> Callable[..., Any]:
     ins, outs = _OPS[name]
     schema = getattr(torch.ops.aablur, name).default._schema
-    stride = [a.name for a in schema.arguments].index("stride")
+    axes = [a.name for a in schema.arguments].index("axes")
 
     def rule(*args: Any) -> list[tuple[list[Any], list[Any]]]:
         """(placements of the outputs, placements of the arguments): every pair that the op allows."""
-        tensors, rank = args[: len(ins)], len(args[stride])
+        tensors, rank = args[: len(ins)], count_axes(args[axes])
         shared_taps = tensors[-1] is None or tensors[-1].shape[0] == 1
         absent = [None] * (len(args) - len(ins))
 

@@ -4,9 +4,10 @@
 # pyright: reportArgumentType=false
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -36,7 +37,8 @@ _FUSED = {"enable_fp_fusion": True}  # a * b + c in one instruction; Triton's ow
 _ELEMENTS = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
-class _Shape(NamedTuple):
+@dataclass(frozen=True, eq=False)  # equal to itself alone, which is what caches are asked for
+class _Shape:
     """What every kernel of a call is told of its maps."""
 
     rank: int
@@ -63,7 +65,8 @@ def _line(axis: Axis, size: int, padding_mode: str, first_tap: int) -> kernels.L
     return kernels.Line(size, pooled, axis.out_size(size), up, down, *map(tl.constexpr, constants))
 
 
-def _shape(geometry: Geometry, x_shape: torch.Size | tuple[int, ...], channels_last: bool) -> _Shape:
+@lru_cache(maxsize=1024)
+def _shape(geometry: Geometry, x_shape: tuple[int, ...], channels_last: bool) -> _Shape:
     rank = len(geometry.axes)
     size = tuple(x_shape[-rank:])
     lines = [_line(Axis(1, 1, 0, 0), 1, "zeros", -1)] * (3 - rank)
@@ -81,17 +84,20 @@ def _map(x: Tensor, rank: int) -> kernels.Map:
     return kernels.Map(x, image, x.stride(-rank - 1), *[0] * (3 - rank), *x.stride()[-rank:])
 
 
+@lru_cache(maxsize=1024)
+def _binomials(geometry: Geometry) -> kernels.Filter:
+    row = tuple(value for a in geometry.axes for value in binomial(a.taps))
+    return kernels.Filter(None, tl.constexpr(row), tl.constexpr(len(row)), tl.constexpr(False))
+
+
 def _filter(taps: Tensor | None, geometry: Geometry, like: Tensor) -> kernels.Filter:
-    sizes = [a.taps for a in geometry.axes]
-    constant = tl.constexpr(sum(sizes))
-    if taps is not None:
-        return kernels.Filter(taps, None, constant, tl.constexpr(taps.shape[0] > 1))
-    row = tuple(value for k in sizes for value in binomial(k))
-    if max(sizes) <= _MOST_BINOMIALS:
-        return kernels.Filter(None, tl.constexpr(row), constant, tl.constexpr(False))
-    dtype = reference.accumulator_dtype(like.dtype)
-    data = torch.tensor(row, dtype=dtype, device=like.device)
-    return kernels.Filter(data, None, constant, tl.constexpr(False))
+    if taps is None:
+        constants = _binomials(geometry)
+        if max(a.taps for a in geometry.axes) <= _MOST_BINOMIALS:
+            return constants
+        row, dtype = constants.binomials.value, reference.accumulator_dtype(like.dtype)
+        taps = torch.tensor([row], dtype=dtype, device=like.device)
+    return kernels.Filter(taps, None, tl.constexpr(taps.shape[1]), tl.constexpr(taps.shape[0] > 1))
 
 
 def _index(*maps: Tensor) -> tl.dtype:
@@ -100,9 +106,10 @@ def _index(*maps: Tensor) -> tl.dtype:
     return tl.int32 if max(spans) < 2**31 - 2**20 else tl.int64  # with room for what lies beyond a tile's end
 
 
+@lru_cache(maxsize=1024)
 def _blocks(
-    shape: _Shape, depth: int, height: int, width: int, elements: int = _TILE
-) -> tuple[int, int, dict[str, int]]:
+    shape: _Shape, depth: int, height: int, width: int, elements: int = _TILE, least_width: int = 1
+) -> tuple[int, int, Mapping[str, int]]:
     """Programs, blocks of rows, and the sizes of a tile, for a result of these sizes."""
     pixels = min(triton.next_power_of_2(width), _WIDEST)
     while pixels > _NARROWEST and triton.cdiv(width, pixels // 2) * (pixels // 2) < triton.cdiv(width, pixels) * pixels:
@@ -116,7 +123,7 @@ def _blocks(
         lane_blocks = triton.cdiv(shape.images * shape.channels, lanes)
     height_blocks = triton.cdiv(height, _ROWS)
     programs = lane_blocks * triton.cdiv(width, pixels) * height_blocks * depth
-    return programs, height_blocks, {"LANES": lanes, "WIDTH": pixels, "ROWS": _ROWS}
+    return programs, height_blocks, {"LANES": lanes, "WIDTH": max(pixels, least_width), "ROWS": _ROWS}
 
 
 def _terms(shape: _Shape, of: Callable[[kernels.Line], Any], most: int = _MOST_UNROLLED) -> bool:
@@ -127,11 +134,13 @@ def _terms(shape: _Shape, of: Callable[[kernels.Line], Any], most: int = _MOST_U
     return terms <= most
 
 
-def _unroll(shape: _Shape) -> dict[str, bool]:
+@lru_cache(maxsize=1024)
+def _unroll(shape: _Shape) -> Mapping[str, bool]:
     return {"UNROLL": _terms(shape, lambda line: line.taps), "UNROLL_WINDOW": _terms(shape, lambda line: line.window)}
 
 
-def _unroll_adjoint(shape: _Shape) -> dict[str, bool]:
+@lru_cache(maxsize=1024)
+def _unroll_adjoint(shape: _Shape) -> Mapping[str, bool]:
     """Each position of a window is a sum over the outputs that read it: code that takes long to compile."""
 
     def readers(line: kernels.Line) -> int:
@@ -173,7 +182,7 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
     """Both in one pass where `near.max_kernel` serves."""
     rank = len(geometry.axes)
     shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
-    if not x.numel() or not _pools(shape, taps, geometry):
+    if not x.numel() or not _pools(shape, _is_shared(taps), geometry):
         out, shape = _blur(x, taps, geometry)
         return out, _codes(x, geometry, shape) if with_codes else None
     _, height, width = shape.lines
@@ -183,9 +192,10 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
     if group:
         codes = _empty_codes(x, geometry, shape)
     down, across = map(_reach, _planes(geometry))
-    programs, height_blocks, tile = _blocks(shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE)
-    if not shape.channels_last:
-        tile["WIDTH"] = max(tile["WIDTH"], group)  # of small maps: a whole byte
+    programs, height_blocks, tile = _blocks(
+        shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE,
+        1 if shape.channels_last else group,  # of small maps: a whole byte
+    )  # fmt: skip
     near.max_kernel[(programs,)](
         _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
         shape.channels, height_blocks, _row_bytes(geometry, shape), BITS=code_bits(geometry.window_volume),
@@ -195,11 +205,16 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
     return out, _codes(x, geometry, shape) if with_codes and codes is None else codes
 
 
-def _pools(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+def _is_shared(taps: Tensor | None) -> bool:
+    return taps is None or taps.shape[0] == 1
+
+
+@lru_cache(maxsize=1024)
+def _pools(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
     """Whether `near.max_kernel` serves: see there."""
     return (
         geometry.window_volume > 1
-        and _is_near(shape, taps, geometry)
+        and _is_near(shape, shares_taps, geometry)
         and all(a.before + a.stride <= a.taps for a in _planes(geometry))
         and all(line.out * line.stride.value >= line.pooled for line in shape.lines[1:])
     )
@@ -250,7 +265,7 @@ def _adjoint(
         "IDENTITY": codes is None, "BITS": code_bits(geometry.window_volume), "ACCUMULATOR": _accumulator(grad),
         "CHANNELS_LAST": shape.channels_last, "INDEX": _index(*maps),
     }  # fmt: skip
-    if _spreads(shape, taps, geometry):
+    if _spreads(shape, _is_shared(taps), geometry):
         _, height, width = shape.lines
         down, across = map(_reach, _planes(geometry))
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
@@ -285,14 +300,15 @@ def _reach(axis: Axis) -> near.Reach:
     return near.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
 
 
-def _spreads(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+@lru_cache(maxsize=1024)
+def _spreads(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
     """Whether `near.spread_kernel` serves: see there."""
-    return _is_near(shape, taps, geometry) and (
+    return _is_near(shape, shares_taps, geometry) and (
         geometry.window_volume == 1 or not shape.channels_last or _group(shape, geometry) > 0
     )
 
 
-def _is_near(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
+def _is_near(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
     """Whether `_reach` tells all of maps without depth and taps that channels share. What a tile holds at a time for
     each of its elements must fit the registers.
     """
@@ -301,7 +317,7 @@ def _is_near(shape: _Shape, taps: Tensor | None, geometry: Geometry) -> bool:
     most_taps = _NEAR_TAPS if geometry.window_volume == 1 else _NEAR_MAX_TAPS
     return (
         shape.rank < 3
-        and (taps is None or taps.shape[0] == 1)
+        and shares_taps
         and max(a.taps for a in axes) <= most_taps
         and max(down.count.value, down.outputs.value) * across.count.value <= _MOST_HELD
         and all(_folds_near(a, line.size, geometry.padding_mode) for a, line in zip(axes, shape.lines[1:], strict=True))

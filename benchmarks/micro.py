@@ -14,6 +14,7 @@ from .timing import Others, Times, interleave, summary
 from .workloads import PASSES
 
 MAX_POOL = "F.max_pool2d"
+INFERENCE = "inference"  # no gradient is asked for; else the graph is recorded
 TINY = (1, 4, 4, 4)
 IMPORTS = 7
 
@@ -27,20 +28,21 @@ print(time.perf_counter() - start)
 
 def _call(op: Callable[[Tensor], Tensor], x: Tensor, backward: bool) -> Callable[[], object]:
     if not backward:
-        return lambda: op(x)  # x requires a gradient, so the graph is recorded
+        return lambda: op(x)
     dy = torch.ones_like(op(x)).detach()
     return lambda: torch.autograd.grad(op(x), x, dy)
 
 
 def overhead(rounds: int) -> list[Measurement]:
-    """One eager call with a gradient on a tiny input, beside F.max_pool2d's."""
-    x = torch.rand(TINY).requires_grad_()
+    """One eager call on a tiny input, without and with a gradient, beside F.max_pool2d's."""
     measurements = []
-    for direction in PASSES:
+    for direction in (INFERENCE, *PASSES):
+        x = torch.rand(TINY).requires_grad_(direction != INFERENCE)
         others = Others()
         ops = {"blur_pool2d": ours, "max_blur_pool2d": ours_max}
-        calls = {name: _call(op, x, direction != PASSES[0]) for name, op in ops.items()}
-        pool = _call(lambda t: F.max_pool2d(t, 2), x, direction != PASSES[0])
+        backward = direction == PASSES[1]
+        calls = {name: _call(op, x, backward) for name, op in ops.items()}
+        pool = _call(lambda t: F.max_pool2d(t, 2), x, backward)
         times = interleave({MAX_POOL: pool, **calls}, rounds=rounds, budget_s=2.0)
         busy = others.cores()
         for op in ops:

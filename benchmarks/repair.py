@@ -8,12 +8,14 @@ with the picture, before and after. Without names it goes through all of them, a
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import aablur
+from aablur.geometry import Geometry
 from aablur.models.aliasing import distance
 from aablur.models.circular import Torus
 from aablur.models.tape import record
@@ -73,21 +76,15 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def _blur_flops(x: Any, taps: Any, taps_size: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _blur_flops(op: str, x: Any, taps: Any, axes: Any, padding_mode: str, out_shape: Any = None, **rest: Any) -> int:
     """Two a tap and output, as if every tap of the square were multiplied."""
-    taps_in_all = 1
-    for k in taps_size:
-        taps_in_all *= k
-    outputs = 1
-    for n in out_shape:
-        outputs *= n
-    return 2 * taps_in_all * outputs
+    return 2 * math.prod(a.taps for a in Geometry.of_op(op, axes, padding_mode).axes) * math.prod(out_shape)
 
 
 def flops(model: nn.Module, x: Tensor) -> float:
     """GFLOPs of one picture: convolutions, matrix products, blurs."""
     ops = torch.ops.aablur
-    counted = {ops.blur_pool: _blur_flops, ops.max_blur_pool: _blur_flops}
+    counted = {getattr(ops, op): partial(_blur_flops, op) for op in ("blur_pool", "max_blur_pool")}
     counter = FlopCounterMode(display=False, custom_mapping=counted)
     with torch.no_grad(), counter:
         model(x[:1])

@@ -46,39 +46,34 @@ inline bool within(int64_t low, int64_t value) {
   return low <= value && value <= largest;
 }
 
-// The op's arguments about its axes.
+// The op's arguments about its axes: the numbers of struct Axis, axis after axis; of a blur alone those up to the pads.
 struct Geometry {
   int rank = 0;
   Axis axis[3];
 
-  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode) {
-    rank = int(stride.size());
-    STD_TORCH_CHECK(rank >= 1 && rank <= 3 && taps_size.size() == stride.size() && padding.size() == 2 * stride.size(),
-                    "aablur: taps_size and stride must have one entry an axis, padding two, for 1 to 3 axes");
-    for (int i = 0; i < rank; ++i) {
-      Axis& a = axis[3 - rank + i];
-      a.taps = taps_size[i];
-      a.stride = stride[i];
-      a.before = padding[2 * i];
-      a.after = padding[2 * i + 1];
-      a.padding_mode = padding_mode_of(padding_mode);
-      STD_TORCH_CHECK(
-          within(1, a.taps) && within(1, a.stride) && within(-largest, a.before) && within(-largest, a.after),
-          "aablur: taps_size and stride must be from 1, padding from -", largest, " to ", largest);
-    }
-  }
-  Geometry(const Ints& taps_size, const Ints& stride, const Ints& padding, const std::string& padding_mode,
-           const Ints& window, const Ints& window_padding, const Ints& window_dilation)
-      : Geometry(taps_size, stride, padding, padding_mode) {
-    const size_t axes = stride.size();
-    STD_TORCH_CHECK(window.size() == axes && window_padding.size() == axes && window_dilation.size() == axes,
-                    "aablur: window, window_padding and window_dilation must have one entry an axis");
+  enum Numbers { of_blur = 4, of_max_blur = 7 };
+
+  Geometry(Numbers numbers, const Ints& axes, const std::string& padding_mode) {
+    rank = int(axes.size() / numbers);
+    STD_TORCH_CHECK(rank >= 1 && rank <= 3 && axes.size() == size_t(rank * numbers), "aablur: axes must have ",
+                    int(numbers), " numbers for each of 1 to 3 axes, not ", axes.size());
+    const PaddingMode mode = padding_mode_of(padding_mode);
     int64_t volume = 1;
     for (int i = 0; i < rank; ++i) {
       Axis& a = axis[3 - rank + i];
-      a.window = window[i];
-      a.window_padding = window_padding[i];
-      a.window_dilation = window_dilation[i];
+      const int64_t* number = axes.data() + i * numbers;
+      a.padding_mode = mode;
+      a.taps = *number++;
+      a.stride = *number++;
+      a.before = *number++;
+      a.after = *number++;
+      STD_TORCH_CHECK(
+          within(1, a.taps) && within(1, a.stride) && within(-largest, a.before) && within(-largest, a.after),
+          "aablur: taps and stride must be from 1, before and after from -", largest, " to ", largest);
+      if (numbers == of_blur) continue;
+      a.window = *number++;
+      a.window_padding = *number++;
+      a.window_dilation = *number++;
       STD_TORCH_CHECK(
           a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
           "aablur: window and window_dilation must be positive, window_padding at most half the window");

@@ -114,7 +114,7 @@ class Planned {
       const Axis& axis = plan.axis[a];
       plan.source[a] = transposed ? axis.out() : axis.pooled();
       plan.result[a] = transposed ? axis.pooled() : axis.out();
-      set_matrix(a, transposed ? transposed_matrix(axis) : blur_matrix(axis));
+      set_matrix(a, transposed ? transposed_matrix(arena_, axis) : blur_matrix(arena_, axis));
     }
     // The row sum of a tile should stay in the second-level cache; narrower tiles read memory in pieces too short.
     const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
@@ -154,21 +154,21 @@ class Planned {
     if (plan.lanes > 1 || plan.per_channel || plan.bands > 1 || !source_is_dense || max_by_rows ||
         plan.result[0] * plan.result[1] == 1 || taps > most_flat_taps || sources >= limit || results > limit)
       return;
-    Matrix product = kronecker(matrix_, plan.axis, source_grid, result_grid, results);
+    const Matrix product = kronecker(arena_, matrix_, plan.axis, source_grid, result_grid, results);
     if (wide_) flatten_taps(*double_taps_);
     else flatten_taps(*float_taps_);
     plan.source[2] = sources;
     plan.result[2] = results;
-    set_matrix(2, std::move(product));
+    set_matrix(2, product);
     for (int a = 0; a < 2; ++a) drop_axis(a);
   }
 
   // Leaves an axis out of the blur.
   void drop_axis(int a) {
     plan.source[a] = plan.result[a] = 1;
-    set_matrix(a, blur_matrix(Axis{}));
-    if (wide_) std::fill(double_taps_->values[a].begin(), double_taps_->values[a].end(), 1.0);
-    else std::fill(float_taps_->values[a].begin(), float_taps_->values[a].end(), 1.0f);
+    set_matrix(a, blur_matrix(arena_, Axis{}));
+    if (wide_) double_taps_->drop(a);
+    else float_taps_->drop(a);
   }
 
   // Calls f(begin, end) over all units, in parallel where there is enough to do.
@@ -188,8 +188,8 @@ class Planned {
 
   static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
 
-  void set_matrix(int a, Matrix&& matrix) {
-    matrix_[a] = std::move(matrix);
+  void set_matrix(int a, const Matrix& matrix) {
+    matrix_[a] = matrix;
     plan.table[a] = matrix_[a].table();
     plan.longest[a] = matrix_[a].longest;
   }
@@ -205,19 +205,23 @@ class Planned {
     }
     plan.per_channel = rows > 1;
     if (wide_)
-      point(double_taps_.emplace(plan.axis, geometry.rank, static_cast<const double*>(packed), rows, plan.lanes > 1));
-    else point(float_taps_.emplace(plan.axis, geometry.rank, static_cast<const float*>(packed), rows, plan.lanes > 1));
+      point(double_taps_.emplace(arena_, plan.axis, geometry.rank, static_cast<const double*>(packed), rows,
+                                 plan.lanes > 1));
+    else
+      point(float_taps_.emplace(arena_, plan.axis, geometry.rank, static_cast<const float*>(packed), rows,
+                                plan.lanes > 1));
   }
   template <class A>
   void point(const Taps<A>& taps) {
-    for (int a = 0; a < 3; ++a) plan.taps[a] = taps.values[a].data();
+    for (int a = 0; a < 3; ++a) plan.taps[a] = taps.values[a];
   }
   template <class A>
   void flatten_taps(Taps<A>& taps) {
-    taps.multiply();
+    taps.multiply(arena_);
     point(taps);
   }
 
+  Arena arena_;
   bool wide_, transposed_;
   Matrix matrix_[3];
   std::optional<Taps<float>> float_taps_;
@@ -228,9 +232,9 @@ int64_t wanted_units() {
   return 4 * int64_t(torch::stable::get_num_threads());
 }
 
-Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
-                 const Ints& padding, const std::string& padding_mode) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                 const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(x);
   const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
@@ -246,10 +250,9 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   return out;
 }
 
-Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size,
-                          const Ints& taps_size, const Ints& stride, const Ints& padding,
+Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
                           const std::string& padding_mode, bool channels_last) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(grad);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
@@ -282,9 +285,9 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
   std::copy(sums.begin(), sums.end(), out);
 }
 
-Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& taps_size,
-                               const Ints& stride, const Ints& padding, const std::string& padding_mode) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& axes,
+                               const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(x);
   const Map map = map_of(x, geometry), grad_map = gradient_map(grad, x, map, geometry);
   Tensor out = torch::stable::empty_like(taps);
@@ -333,27 +336,22 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   return {out, codes};
 }
 
-Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
-                     const Ints& padding, const std::string& padding_mode, const Ints& window,
-                     const Ints& window_padding, const Ints& window_dilation) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                     const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return std::get<0>(max_blur(x, taps, geometry, false));
 }
 
-std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps,
-                                               const Ints& taps_size, const Ints& stride, const Ints& padding,
-                                               const std::string& padding_mode, const Ints& window,
-                                               const Ints& window_padding, const Ints& window_dilation) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                                               const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return max_blur(x, taps, geometry, true);
 }
 
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
-                              const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size,
-                              const Ints& stride, const Ints& padding, const std::string& padding_mode,
-                              const Ints& window, const Ints& window_padding, const Ints& window_dilation,
-                              bool channels_last) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+                              const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
+                              const std::string& padding_mode, bool channels_last) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(grad);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);

@@ -93,9 +93,9 @@ gpu::Codes codes_of(const Geometry& geometry, const Map& map, uint8_t* data) {
   return {data, Packing(geometry.axis, map.channels_last, map.channels)};
 }
 
-Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
-                 const Ints& padding, const std::string& padding_mode) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                 const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
   Tensor out = result.allocate(x);
@@ -108,10 +108,9 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   return out;
 }
 
-Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size,
-                          const Ints& taps_size, const Ints& stride, const Ints& padding,
+Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
                           const std::string& padding_mode, bool channels_last) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
   Tensor out = result.allocate(grad);
@@ -126,9 +125,9 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
   return out;
 }
 
-Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& taps_size,
-                               const Ints& stride, const Ints& padding, const std::string& padding_mode) {
-  Geometry geometry(taps_size, stride, padding, padding_mode);
+Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& axes,
+                               const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry);
   const Map of_grad = gradient_map(grad, x, map, geometry);
   Tensor out = torch::stable::empty_like(taps);
@@ -178,27 +177,22 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   return {out, codes};
 }
 
-Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& taps_size, const Ints& stride,
-                     const Ints& padding, const std::string& padding_mode, const Ints& window,
-                     const Ints& window_padding, const Ints& window_dilation) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                     const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return std::get<0>(max_blur(x, taps, geometry, false));
 }
 
-std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps,
-                                               const Ints& taps_size, const Ints& stride, const Ints& padding,
-                                               const std::string& padding_mode, const Ints& window,
-                                               const Ints& window_padding, const Ints& window_dilation) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
+                                               const std::string& padding_mode) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return max_blur(x, taps, geometry, true);
 }
 
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
-                              const std::optional<Tensor>& taps, const Ints& size, const Ints& taps_size,
-                              const Ints& stride, const Ints& padding, const std::string& padding_mode,
-                              const Ints& window, const Ints& window_padding, const Ints& window_dilation,
-                              bool channels_last) {
-  Geometry geometry(taps_size, stride, padding, padding_mode, window, window_padding, window_dilation);
+                              const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
+                              const std::string& padding_mode, bool channels_last) {
+  Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
   Tensor out = result.allocate(grad);

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "cpu_kernels.h"
@@ -10,29 +14,64 @@
 
 namespace aablur {
 
-// Owns what a Plan points to.
+// Memory for the tables of a plan, given back all at once. Those of a small map lie in the arena itself: some forty
+// allocations would cost such a map more than its blur.
+class Arena {
+ public:
+  Arena() = default;
+  Arena(Arena&&) = delete;
+
+  // Room for n values, as it was found.
+  template <class T>
+  T* take(int64_t n) {
+    if (n < 0 || size_t(n) > (SIZE_MAX - alignment) / sizeof(T)) throw std::bad_alloc();
+    const size_t bytes = (n * sizeof(T) + alignment - 1) / alignment * alignment;
+    std::byte* taken = room_ + used_;
+    if (bytes <= sizeof room_ - used_ && !apart) used_ += bytes;
+    else taken = more_.emplace_back(new std::byte[bytes]).get();
+    return reinterpret_cast<T*>(taken);
+  }
+
+ private:
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr bool apart = true;  // so that it sees who reads beyond a table
+#else
+  static constexpr bool apart = false;
+#endif
+  static constexpr size_t alignment = alignof(std::max_align_t);
+  alignas(alignment) std::byte room_[4096];
+  size_t used_ = 0;
+  std::vector<std::unique_ptr<std::byte[]>> more_;
+};
+
+// A table while it is made.
 struct Matrix {
-  std::vector<int64_t> begin{0};
-  std::vector<Entry> entries;
+  int64_t* begin = nullptr;
+  Entry* entries = nullptr;
+  int64_t rows = 0, count = 0;  // of rows ended, of entries
   int64_t interior_begin = 0, interior_end = 0, longest = 0;
 
-  Table table() const { return {begin.data(), entries.data(), interior_begin, interior_end}; }
+  Matrix() = default;
+  Matrix(Arena& arena, int64_t most_rows, int64_t most_entries)
+      : begin(arena.take<int64_t>(most_rows + 1)), entries(arena.take<Entry>(most_entries)) {
+    begin[0] = 0;
+  }
+  Table table() const { return {begin, entries, interior_begin, interior_end}; }
+  void add(int64_t source, int64_t tap) { entries[count++] = {source, tap}; }
   void end_row() {
-    longest = std::max(longest, int64_t(entries.size()) - begin.back());
-    begin.push_back(int64_t(entries.size()));
+    longest = std::max(longest, count - begin[rows]);
+    begin[++rows] = count;
   }
 };
 
 // Row o: what output o reads.
-inline Matrix blur_matrix(const Axis& axis) {
-  Matrix m;
+inline Matrix blur_matrix(Arena& arena, const Axis& axis) {
   const int64_t out = axis.out(), n = axis.pooled();
-  m.begin.reserve(out + 1);
-  m.entries.reserve(out * axis.taps);
+  Matrix m(arena, out, out * axis.taps);
   for (int64_t o = 0; o < out; ++o) {
     for (int64_t tap = 0; tap < axis.taps; ++tap) {
       const int64_t source = axis.fold(o * axis.stride - axis.before + tap);
-      if (source != outside) m.entries.push_back({source, tap});
+      if (source != outside) m.add(source, tap);
     }
     m.end_row();
   }
@@ -42,14 +81,12 @@ inline Matrix blur_matrix(const Axis& axis) {
 }
 
 // Row i: the outputs that read pooled index i.
-inline Matrix transposed_matrix(const Axis& axis) {
-  Matrix m;
+inline Matrix transposed_matrix(Arena& arena, const Axis& axis) {
   const int64_t out = axis.out(), n = axis.pooled();
-  m.begin.reserve(n + 1);
-  m.entries.reserve(out * axis.taps);
+  Matrix m(arena, n, out * axis.taps);
   bool ended = false;
   for (int64_t i = 0; i < n; ++i) {
-    axis.readers(i, [&](int64_t o, int64_t tap) { m.entries.push_back({o, tap}); });
+    axis.readers(i, [&](int64_t o, int64_t tap) { m.add(o, tap); });
     m.end_row();
     // Interior: i is read as itself alone, and no tap falls on an output that is not there.
     int64_t copies = 0;
@@ -67,16 +104,14 @@ inline Matrix transposed_matrix(const Axis& axis) {
 
 // One matrix for a plane as a row: (result grid, source grid) from the axes' matrices. Grids may be larger than the
 // matrices; result rows stop at `results`.
-inline Matrix kronecker(const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
+inline Matrix kronecker(Arena& arena, const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
                         const int64_t (&result_grid)[3], int64_t results) {
-  Matrix m;
-  m.begin.reserve(results + 1);
-  m.entries.reserve(axes[0].entries.size() * axes[1].entries.size() * axes[2].entries.size());
+  Matrix m(arena, results, axes[0].count * axes[1].count * axes[2].count);
   for (int64_t position = 0; position < results; ++position) {
     const int64_t row[3] = {position / result_grid[2] / result_grid[1], position / result_grid[2] % result_grid[1],
                             position % result_grid[2]};
     bool inside = true;
-    for (int a = 0; a < 3; ++a) inside = inside && row[a] + 1 < int64_t(axes[a].begin.size());
+    for (int a = 0; a < 3; ++a) inside = inside && row[a] < axes[a].rows;
     if (inside) {
       auto each = [&](int a, auto&& f) {
         for (int64_t e = axes[a].begin[row[a]]; e < axes[a].begin[row[a] + 1]; ++e) f(axes[a].entries[e]);
@@ -84,8 +119,8 @@ inline Matrix kronecker(const Matrix (&axes)[3], const Axis (&axis)[3], const in
       each(0, [&](const Entry& d) {
         each(1, [&](const Entry& h) {
           each(2, [&](const Entry& w) {
-            m.entries.push_back({(d.source * source_grid[1] + h.source) * source_grid[2] + w.source,
-                                 (d.tap * axis[1].taps + h.tap) * axis[2].taps + w.tap});
+            m.add((d.source * source_grid[1] + h.source) * source_grid[2] + w.source,
+                  (d.tap * axis[1].taps + h.tap) * axis[2].taps + w.tap);
           });
         });
       });
@@ -96,8 +131,9 @@ inline Matrix kronecker(const Matrix (&axes)[3], const Axis (&axis)[3], const in
 }
 
 // Binomial taps over their sum, by repeated averaging.
-inline std::vector<double> binomial(int64_t k) {
-  std::vector<double> taps(k);
+inline const double* binomial(Arena& arena, int64_t k) {
+  double* taps = arena.take<double>(k);
+  std::fill(taps, taps + k, 0.0);
   taps[0] = 1;
   for (int64_t n = 1; n < k; ++n)
     for (int64_t t = n; t >= 0; --t) taps[t] = (taps[t] + (t ? taps[t - 1] : 0)) / 2;
@@ -107,18 +143,22 @@ inline std::vector<double> binomial(int64_t k) {
 // A plan's taps as accumulators of type A, in the order that Plan::taps says.
 template <class A>
 struct Taps {
-  std::vector<A> values[3];
+  A* values[3];
+  int64_t sizes[3];
 
   // `packed` is null for binomials, or (channels or 1, sum of taps) side by side.
-  Taps(const Axis (&axis)[3], int rank, const A* packed, int64_t rows, bool lanes_last) {
+  Taps(Arena& arena, const Axis (&axis)[3], int rank, const A* packed, int64_t rows, bool lanes_last) {
     int64_t total = 0, first = 0;
     for (int a = 3 - rank; a < 3; ++a) total += axis[a].taps;
     for (int a = 0; a < 3; ++a) {
       const int64_t k = axis[a].taps;
-      std::vector<A>& out = values[a];
-      out.assign(rows * k, A(1));
-      if (a < 3 - rank) continue;
-      const std::vector<double> constant = packed ? std::vector<double>() : binomial(k);
+      sizes[a] = rows * k;
+      A* out = values[a] = arena.take<A>(sizes[a]);
+      if (a < 3 - rank) {
+        drop(a);
+        continue;
+      }
+      const double* constant = packed ? nullptr : binomial(arena, k);
       for (int64_t row = 0; row < rows; ++row)
         for (int64_t t = 0; t < k; ++t)
           out[lanes_last ? t * rows + row : row * k + t] = packed ? packed[row * total + first + t] : A(constant[t]);
@@ -126,14 +166,17 @@ struct Taps {
     }
   }
 
+  // Leaves an axis out.
+  void drop(int a) { std::fill(values[a], values[a] + sizes[a], A(1)); }
+
   // Replaces the width's taps by the products of all axes', depth first, for shared taps.
-  void multiply() {
-    std::vector<A> product;
-    product.reserve(values[0].size() * values[1].size() * values[2].size());
-    for (A d : values[0])
-      for (A h : values[1])
-        for (A w : values[2]) product.push_back(d * h * w);
-    values[2] = std::move(product);
+  void multiply(Arena& arena) {
+    A *product = arena.take<A>(sizes[0] * sizes[1] * sizes[2]), *next = product;
+    for (int64_t d = 0; d < sizes[0]; ++d)
+      for (int64_t h = 0; h < sizes[1]; ++h)
+        for (int64_t w = 0; w < sizes[2]; ++w) *next++ = values[0][d] * values[1][h] * values[2][w];
+    values[2] = product;
+    sizes[2] = next - product;
   }
 };
 

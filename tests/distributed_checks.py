@@ -17,6 +17,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import aablur
 import aablur.distributed
+from aablur.geometry import Geometry
 
 OPS = torch.ops.aablur
 
@@ -193,18 +194,19 @@ def op_samples(layout: str) -> list[Any]:
     """(op, tensors, numbers): every op, its taps shared, one a channel or none, twice with other strides."""
     samples = []
     for stride in ([2, 1], [1, 2]):
-        blur, window = ([3, 2], stride, [1, 1, 0, 1], "reflect"), ([2, 3], [0, 1], [1, 1])
+        arguments: Any = ("blur_pool", [3, 2], stride, ((1, 1), (0, 1)), "reflect")
+        blur, max_blur = Geometry(*arguments).op_args, Geometry(*arguments, [2, 3], [0, 1], [1, 1]).op_args
         x, last = arrange(torch.randn(8, 4, 6, 7), layout, 2), layout == "channels_last"
         for taps in (None, torch.rand(1, 5), torch.rand(4, 5)):
-            y, (m, codes) = OPS.blur_pool(x, taps, *blur), OPS.max_blur_pool_codes(x, taps, *blur, *window)
+            y, (m, codes) = OPS.blur_pool(x, taps, *blur), OPS.max_blur_pool_codes(x, taps, *max_blur)
             grad, grad_m = (arrange(torch.randn(t.shape), layout, 2) for t in (y, m))
             samples += [
                 ("blur_pool", (x, taps), blur),
                 ("blur_pool_backward", (grad, taps), ([6, 7], *blur, last)),
-                ("max_blur_pool", (x, taps), (*blur, *window)),
-                ("max_blur_pool_codes", (x, taps), (*blur, *window)),
-                ("max_blur_pool_backward", (grad_m, None, codes, taps), ([6, 7], *blur, *window, last)),
-                ("max_blur_pool_backward", (grad_m, x, None, taps), ([6, 7], *blur, *window, last)),
+                ("max_blur_pool", (x, taps), max_blur),
+                ("max_blur_pool_codes", (x, taps), max_blur),
+                ("max_blur_pool_backward", (grad_m, None, codes, taps), ([6, 7], *max_blur, last)),
+                ("max_blur_pool_backward", (grad_m, x, None, taps), ([6, 7], *max_blur, last)),
             ]
             if taps is not None:
                 samples.append(("blur_pool_backward_taps", (grad, x, taps), blur))

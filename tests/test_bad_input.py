@@ -229,7 +229,7 @@ def test_backends() -> None:
             fails(ValueError, (f"backend '{name}' cannot serve: ",), aablur.backend(name).__enter__)
     with aablur.backend("cpu"), pytest.raises(RuntimeError, match="backend 'cpu' is forced, and serves no such device"):
         torch.ops.aablur.blur_pool.default.redispatch(
-            torch._C.DispatchKeySet(torch._C.DispatchKey.XPU), torch.randn(1, 1, 4), None, [3], [2], [1, 1], "zeros"
+            torch._C.DispatchKeySet(torch._C.DispatchKey.XPU), torch.randn(1, 1, 4), None, [3, 2, 1, 1], "zeros"
         )
     x = torch.randn(1, 1, 4)
     with aablur.backend("cpu"), pytest.raises(RuntimeError, match="'cpu' is forced, and does not serve forward mode"):

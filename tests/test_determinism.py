@@ -11,6 +11,8 @@ from cases import CASES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from aablur.geometry import Geometry
+
 OPS = torch.ops.aablur
 LARGE = [  # enough work, and few enough planes, that threads share a plane; more than one round of partial sums
     Case("large", (2, 3, 190, 131), taps="s3"),
@@ -91,9 +93,9 @@ def test_codes_are_written_whole() -> None:
         if case.window is None or not case.batched:
             continue
         x = make_input(case)
-        volume = ([3] * case.rank, [2] * case.rank, [1] * (2 * case.rank), case.padding_mode)
-        window = [list(case.per_axis(v)) for v in (case.window, case.window_padding, case.window_dilation)]
-        first = OPS.max_blur_pool_codes(x, None, *volume, *window)
+        window = (case.window, case.window_padding, case.window_dilation)
+        args = Geometry("codes", [3] * case.rank, 2, 1, case.padding_mode, *window).op_args
+        first = OPS.max_blur_pool_codes(x, None, *args)
         for byte in poisons([max(1, t.numel() * t.element_size()) for t in tree_leaves(first)]):
-            again = OPS.max_blur_pool_codes(x, None, *volume, *window)
+            again = OPS.max_blur_pool_codes(x, None, *args)
             assert torch.equal(again[1], first[1]), (case.id, hex(byte))

@@ -164,17 +164,18 @@ def test_nested_vmap() -> None:
 
 def test_vmap_of_the_ops() -> None:
     """The backward ops too, which a double backward under vmap meets."""
-    ops, blur, window = torch.ops.aablur, ([3, 3], [2, 2], [1, 1, 1, 1], "zeros"), ([2, 2], [0, 0], [1, 1])
+    ops, blur = torch.ops.aablur, Geometry("blur_pool", [3, 3], 2, 1, "zeros").op_args
+    max_blur = Geometry("max_blur_pool", [3, 3], 2, 1, "zeros", 2).op_args
     x, taps, grad_y = torch.randn(4, 2, 3, 6, 7), torch.rand(4, 3, 6), torch.randn(4, 2, 3, 3, 4)
     grad_m = torch.randn(4, 2, 3, 3, 3)
-    codes = torch.stack([ops.max_blur_pool_codes(a, None, *blur, *window)[1] for a in x])
+    codes = torch.stack([ops.max_blur_pool_codes(a, None, *max_blur)[1] for a in x])
     backward = ops.max_blur_pool_backward
     for f, args in (
         (lambda g, t: ops.blur_pool_backward(g, t, [6, 7], *blur, False), (grad_y, taps)),
         (lambda g, a, t: ops.blur_pool_backward_taps(g, a, t, *blur), (grad_y, x, taps)),
-        (lambda a, t: ops.max_blur_pool_codes(a, t, *blur, *window), (x, taps)),
-        (lambda g, c, t: backward(g, None, c, t, [6, 7], *blur, *window, False), (grad_m, codes, taps)),
-        (lambda g, a, t: backward(g, a, None, t, [6, 7], *blur, *window, False), (grad_m, x, taps)),
+        (lambda a, t: ops.max_blur_pool_codes(a, t, *max_blur), (x, taps)),
+        (lambda g, c, t: backward(g, None, c, t, [6, 7], *max_blur, False), (grad_m, codes, taps)),
+        (lambda g, a, t: backward(g, a, None, t, [6, 7], *max_blur, False), (grad_m, x, taps)),
     ):
         for n in range(len(args)):
             dims = tuple(None if i == n else 0 for i in range(len(args)))

@@ -27,7 +27,7 @@ static Axis axis_of(const int64_t* a) {
 }
 // The matrix (rows, columns) with weights[tap] at (row, source), and its interior.
 static void densify(const Matrix& m, int64_t columns, const double* weights, double* out, int64_t* interior) {
-  const int64_t rows = int64_t(m.begin.size()) - 1;
+  const int64_t rows = m.rows;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t e = m.begin[r]; e < m.begin[r + 1]; ++e) {
       if (m.entries[e].source < 0 || m.entries[e].source >= columns) { interior[0] = -1; return; }
@@ -60,12 +60,17 @@ void readers(const int64_t* a, const double* weights, double* out) {
     axis.readers(i, [&](int64_t o, int64_t tap) { out[i * axis.out() + o] += weights[tap]; });
 }
 void forward(const int64_t* a, const double* weights, double* out, int64_t* interior) {
-  densify(blur_matrix(axis_of(a)), axis_of(a).pooled(), weights, out, interior);
+  Arena arena;
+  densify(blur_matrix(arena, axis_of(a)), axis_of(a).pooled(), weights, out, interior);
 }
 void backward(const int64_t* a, const double* weights, double* out, int64_t* interior) {
-  densify(transposed_matrix(axis_of(a)), axis_of(a).out(), weights, out, interior);
+  Arena arena;
+  densify(transposed_matrix(arena, axis_of(a)), axis_of(a).out(), weights, out, interior);
 }
-void binomials(int64_t k, double* out) { const auto taps = binomial(k); std::copy(taps.begin(), taps.end(), out); }
+void binomials(int64_t k, double* out) {
+  Arena arena;
+  std::copy_n(binomial(arena, k), k, out);
+}
 int64_t bits(int64_t volume) { return code_bits(volume); }
 void divisions(int64_t a, int64_t b, int64_t* out) {
   out[0] = floor_div(a, b), out[1] = ceil_div(a, b), out[2] = modulo(a, b);

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cases import CASES
 from tolerances import assert_close
 
 import aablur
+from aablur.geometry import Axis
 from aablur.schemas import SCHEMAS
 
 ROOT = Path(__file__).parent.parent
@@ -165,7 +167,11 @@ def test_registered_schemas_are_those_of_the_page() -> None:
 def test_axes_are_told_alike_in_words() -> None:
     """The names of DESIGN: one spelling everywhere."""
     for schema in (s for s in SCHEMAS if "Tensor" in s):
-        assert all(name in schema for name in ("taps", "stride", "padding", "padding_mode"))
+        assert "taps, " in schema and "int[] axes, str padding_mode" in schema
+    names = ["taps", "stride", "before", "after", "window", "window_padding", "window_dilation"]
+    assert [field.name for field in fields(Axis)] == names and Axis(*range(7)).numbers == tuple(range(7))
+    members = re.findall(r"^  int64_t (.+);", (ROOT / "csrc" / "geometry.h").read_text().split("struct Axis")[1], re.M)
+    assert re.findall(r"(\w+) = [01]", ", ".join(members))[:8] == ["size", *names]
     for rank in (1, 2, 3):
         blur = inspect.signature(getattr(aablur, f"blur_pool{rank}d")).parameters
         assert list(blur) == ["x", "taps", "stride", "padding", "padding_mode"]

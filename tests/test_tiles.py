@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
@@ -36,11 +35,14 @@ class Line:
         return self.geometry.axes[0]
 
 
-def forward(x: Tensor, args: Any) -> tuple[Tensor, Tensor | None]:
-    return OPS.max_blur_pool_codes(x, None, *args) if len(args) > 4 else (OPS.blur_pool(x, None, *args), None)
+def forward(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+    if geometry.has_max:
+        return OPS.max_blur_pool_codes(x, None, *geometry.op_args)
+    return OPS.blur_pool(x, None, *geometry.op_args), None
 
 
-def backward(grad: Tensor, codes: Tensor | None, size: int, args: Any) -> Tensor:
+def backward(grad: Tensor, codes: Tensor | None, size: int, geometry: Geometry) -> Tensor:
+    args = geometry.op_args
     if codes is None:
         return OPS.blur_pool_backward(grad, None, [size], *args, False)
     return OPS.max_blur_pool_backward(grad, None, codes, None, [size], *args, False)
@@ -63,14 +65,13 @@ def lines(mode: str, count: int) -> list[Line]:
         dtype = DTYPES[pick.choice(list(DTYPES))]
         out = geometry.axes[0].out_size(size)
         x, grad = (torch.randint(-99, 100, (2, 3, n)).to(dtype) for n in (size, out))
-        y, codes = forward(x, geometry.op_args)
-        found.append(Line(geometry, x, grad, y, backward(grad, codes, size, geometry.op_args)))
+        y, codes = forward(x, geometry)
+        found.append(Line(geometry, x, grad, y, backward(grad, codes, size, geometry)))
     return found
 
 
-def tile_args(line: Line, tile: Tile) -> list[Any]:
-    taps, stride, _, *rest = line.geometry.op_args
-    return [taps, stride, [tile.before, tile.after], *rest]
+def on_tile(line: Line, tile: Tile) -> Geometry:
+    return line.geometry.padded({0: (tile.before, tile.after)})
 
 
 def cut(x: Tensor, tile: Tile) -> Tensor:
@@ -81,7 +82,7 @@ def check_outputs(line: Line, share: Share) -> None:
     tile = share.forward
     assert tile.count == length(share.outs)
     if tile.count:
-        y, _ = forward(cut(line.x, tile), tile_args(line, tile))
+        y, _ = forward(cut(line.x, tile), on_tile(line, tile))
         assert torch.equal(y, line.y[..., slice(*share.outs)])
 
 
@@ -94,7 +95,7 @@ def check_gradients(line: Line, share: Share) -> None:
     grad = line.grad.new_zeros(2, 3, tile.count)
     for outs, place in zip(tile.outs, tile.places, strict=True):
         grad[..., place : place + length(outs)] = line.grad[..., slice(*outs)]
-    args = tile_args(line, tile)
+    args = on_tile(line, tile)
     y, codes = forward(cut(line.x, tile), args)
     if length(share.outs):
         place = tile.place_of_out(share.outs[0])

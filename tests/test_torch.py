@@ -17,10 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 import aablur
+from aablur.geometry import Geometry
 
 OPS = torch.ops.aablur
-BLUR = ([3, 2], [2, 1], [1, 1, 0, 1], "reflect")
-WINDOW = ([2, 3], [0, 1], [1, 1])
+ARGUMENTS: Any = ("blur_pool", [3, 2], [2, 1], ((1, 1), (0, 1)), "reflect")
+BLUR = Geometry(*ARGUMENTS).op_args
+MAX_BLUR = Geometry(*ARGUMENTS, [2, 3], [0, 1], [1, 1]).op_args
 
 
 def samples() -> list[Any]:
@@ -32,16 +34,16 @@ def samples() -> list[Any]:
             x = arrange(torch.randn(shape), layout, 2)
             last = layout == "channels_last"
             for taps in (None, torch.rand(1, 5), torch.rand(3, 5)):
-                y, m = OPS.blur_pool(x, taps, *BLUR), OPS.max_blur_pool(x, taps, *BLUR, *WINDOW)
-                codes = OPS.max_blur_pool_codes(x, taps, *BLUR, *WINDOW)[1]
+                y, m = OPS.blur_pool(x, taps, *BLUR), OPS.max_blur_pool(x, taps, *MAX_BLUR)
+                codes = OPS.max_blur_pool_codes(x, taps, *MAX_BLUR)[1]
                 grad, grad_m = torch.randn_like(y), torch.randn_like(m)
                 found += [
                     ("blur_pool", (x, taps, *BLUR)),
                     ("blur_pool_backward", (grad, taps, [6, 7], *BLUR, last)),
-                    ("max_blur_pool", (x, taps, *BLUR, *WINDOW)),
-                    ("max_blur_pool_codes", (x, taps, *BLUR, *WINDOW)),
-                    ("max_blur_pool_backward", (grad_m, None, codes, taps, [6, 7], *BLUR, *WINDOW, last)),
-                    ("max_blur_pool_backward", (grad_m, x, None, taps, [6, 7], *BLUR, *WINDOW, last)),
+                    ("max_blur_pool", (x, taps, *MAX_BLUR)),
+                    ("max_blur_pool_codes", (x, taps, *MAX_BLUR)),
+                    ("max_blur_pool_backward", (grad_m, None, codes, taps, [6, 7], *MAX_BLUR, last)),
+                    ("max_blur_pool_backward", (grad_m, x, None, taps, [6, 7], *MAX_BLUR, last)),
                 ]
                 if taps is not None:
                     found.append(("blur_pool_backward_taps", (grad, x, taps, *BLUR)))

@@ -126,7 +126,7 @@ def run(x: Tensor, filt: Tensor, spec: Spec, read: tuple[bool, Tensor | None]) -
         return functional.blur_pool(name, rank, x, _per_axis(taps, sizes), stride, padding, padding_mode, window)
     if taps is not None:
         taps = taps.to(x.device, reference.accumulator_dtype(x.dtype))
-    return functional.run(x, taps, spec.geometry, window is not None)
+    return functional.run(x, taps, spec.geometry)
 
 
 def _per_axis(taps: Tensor | None, sizes: tuple[int, ...]) -> Any:

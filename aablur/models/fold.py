@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..geometry import binomial
+from ..geometry import Geometry, binomial
 from ..nn import _BlurPool
 from . import surgery
 from .antialias import restore
@@ -79,7 +79,7 @@ def fold(
         pairs = [p for p in pairs if p.conv.path in wanted]
     before, approximated = _run(model, args), []
     for pair in pairs:
-        crops, reason = any(p < 0 for p in _numbers(pair.blur.module)[2]), _inexact(pair)
+        crops, reason = any(min(a.before, a.after) < 0 for a in _geometry(pair.blur.module).axes), _inexact(pair)
         if crops:
             reason = "its blur crops the map"
         if crops or (reason and border == "exact"):
@@ -139,7 +139,8 @@ def _samples(module: nn.Module) -> bool:
 def _inexact(pair: _Pair) -> str:
     """Why a fold is not exact at the border; "" where it is."""
     conv: Any = pair.conv.module
-    _, strides, _, mode = _numbers(pair.blur.module)
+    geometry = _geometry(pair.blur.module)
+    strides, mode = [a.stride for a in geometry.axes], geometry.padding_mode
     sizes = pair.blur_node.args[0].shape[-len(strides) :]
     if not any(conv.padding):
         return ""
@@ -153,13 +154,14 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
     node, conv, blur = pair.node, pair.conv.module, pair.blur.module
     rank = rank_of(node.op)
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(blur, _BlurPool)
-    _, strides, pads, mode = _numbers(blur)
+    axes, mode = _geometry(blur).axes, _geometry(blur).padding_mode
+    strides = [a.stride for a in axes]
     weight = node.facts["weight"].double()
     dilation, own = per_axis(conv.dilation, rank), per_axis(conv.padding, rank)
     weight = folded_weight(weight, conv.groups, _taps(blur), strides, dilation)
     padding = []
-    for i, (s, p) in enumerate(zip(strides, own, strict=True)):
-        before, after = pads[2 * i] + s * p, pads[2 * i + 1] + s * p
+    for i, (a, p) in enumerate(zip(axes, own, strict=True)):
+        before, after = a.before + a.stride * p, a.after + a.stride * p
         lead, trail = max(after - before, 0), max(before - after, 0)  # taps of zero make both sides equal
         weight = nn.functional.pad(weight, [0, 0] * (rank - 1 - i) + [lead, trail])
         padding.append(max(before, after))
@@ -186,9 +188,8 @@ def _swap(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _numbers(blur: Any) -> tuple[list[int], list[int], list[int], str]:
-    """Of a blur pool: the size of its taps and its stride along each axis, its pads before and after, their mode."""
-    return blur._geometry.op_args[:4]
+def _geometry(blur: Any) -> Geometry:
+    return blur._geometry
 
 
 def _taps(blur: _BlurPool) -> list[Tensor]:
