@@ -1,0 +1,152 @@
+"""Launches every Triton kernel through Triton's own launcher, on a CUDA driver that does nothing: for test_launches.py.
+
+`python launches.py LIBCUDA`, the library that `build` makes. What the driver is given must be what the compiled kernel
+takes: as many parameters, pointers where it has pointers, and the numbers that were passed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DRIVER = r"""
+#include <stdint.h>
+#include <string.h>
+static int count;
+static uint64_t values[128];
+static unsigned grid[3], block[3];
+typedef struct { unsigned grid[3], block[3], shared; } Config;
+void expect(int n) { count = n; }
+void launched(uint64_t* v, unsigned* g, unsigned* b) {
+  memcpy(v, values, sizeof values), memcpy(g, grid, sizeof grid), memcpy(b, block, sizeof block);
+}
+int cuLaunchKernelEx(const Config* config, void* function, void** params, void** extra) {
+  memcpy(grid, config->grid, sizeof grid), memcpy(block, config->block, sizeof block);
+  for (int i = 0; i < count; ++i) values[i] = *(const uint64_t*)params[i];
+  return 0;
+}
+int cuPointerGetAttribute(void* out, int attribute, uint64_t pointer) { return *(uint64_t*)out = pointer, 0; }
+int cuDeviceGetAttribute(int* out, int attribute, int device) { return *out = 1024, 0; }
+int cuFuncGetAttribute(int* out, int attribute, void* function) { return *out = attribute ? 0 : 1024, 0; }
+int cuCtxGetCurrent(void** out) { return *out = &count, 0; }
+int cuModuleLoadData(void** out, const void* image) { return *out = &count, 0; }
+int cuModuleGetFunction(void** out, void* module, const char* name) { return *out = &count, 0; }
+#define NOTHING(name) int name(void) { return 0; }
+NOTHING(cuInit) NOTHING(cuCtxGetDevice) NOTHING(cuCtxGetLimit) NOTHING(cuCtxSetCurrent) NOTHING(cuCtxSetLimit)
+NOTHING(cuDeviceGet) NOTHING(cuDeviceGetCount) NOTHING(cuDevicePrimaryCtxRetain) NOTHING(cuDriverGetVersion)
+NOTHING(cuFuncSetAttribute) NOTHING(cuFuncSetCacheConfig) NOTHING(cuGetErrorString) NOTHING(cuModuleUnload)
+NOTHING(cuOccupancyMaxActiveClusters) NOTHING(cuStreamIsCapturing) NOTHING(cuTensorMapEncodeIm2col)
+NOTHING(cuTensorMapEncodeTiled)
+"""
+
+
+def build(folder: Path) -> Path:
+    source, library = folder / "driver.c", folder / "libcuda.so.1"
+    source.write_text(DRIVER)
+    compiler = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([*compiler, "-o", str(library), str(source)], check=True)
+    return library
+
+
+def flat(values: Any, types: Any) -> Iterator[tuple[Any, str]]:
+    """The leaves of nested arguments that a kernel is given at run time, with their types."""
+    for value, kind in zip(values, types, strict=True):
+        if isinstance(kind, tuple):
+            yield from flat(value, kind)
+        elif kind != "constexpr":
+            yield value, kind
+
+
+class Spy:
+    """A kernel that is launched and then told what the driver was given."""
+
+    def __init__(self, kernel: Any, driver: ctypes.CDLL) -> None:
+        self.kernel, self.driver, self.launches = kernel, driver, 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return lambda *args, **options: self.launch(grid, args, options)
+
+    def launch(self, grid: tuple[int, ...], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        compiled = self.kernel[grid](*args, **options)
+        entry = compiled.asm["ptx"].split(".entry")[1].split("\n)")[0]
+        kinds = re.findall(r"\.param \.(u64 \.ptr|\w+)", entry)
+        self.driver.expect(len(kinds))
+        self.kernel[grid](*args, **options)
+        values, launched, block = (ctypes.c_uint64 * 128)(), (ctypes.c_uint * 3)(), (ctypes.c_uint * 3)()
+        self.driver.launched(values, launched, block)
+        assert tuple(launched) == (*grid, 1, 1)[:3] and tuple(block) == (32 * compiled.metadata.num_warps, 1, 1)
+        given = dict(zip(self.kernel.arg_names, args, strict=False)) | options
+        signature = compiled.src.signature
+        expected = list(flat([given[name] for name in signature], signature.values()))
+        assert len(kinds) == len(expected) + 2, (kinds, expected)  # two pointers to room of Triton's own
+        for (value, kind), taken, passed in zip(expected, kinds, values, strict=False):
+            assert kind.startswith("*") == taken.startswith("u64 .ptr"), (kind, taken)
+            if kind.startswith("*"):
+                assert passed == value.data_ptr()
+            else:
+                bits = int(kind[1:])
+                assert taken in (f"u{bits}", f"s{bits}", f"b{bits}") and passed % 2**bits == value % 2**bits
+        self.launches += 1
+
+
+def main(library: Path) -> None:
+    os.environ["TRITON_LIBCUDA_PATH"] = str(library.parent)
+    driver = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    import torch
+    import triton
+    from case import arrange
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.nvidia.driver import CudaDriver
+
+    from aablur import triton_kernels, triton_near, triton_ops
+    from aablur.geometry import IDENTITY, Geometry
+
+    class Hopper(CudaDriver):
+        def __init__(self) -> None:
+            super().__init__()
+            self.get_current_device = lambda: 0
+            self.get_current_stream = lambda device: 0
+
+        def get_current_target(self) -> GPUTarget:
+            return GPUTarget("cuda", 90, 32)
+
+    triton.runtime.driver.set_active(Hopper())
+    spies = {}
+    for module in (triton_kernels, triton_near):
+        for name in [n for n in vars(module) if n.endswith("_kernel")]:
+            spies[name] = Spy(getattr(module, name), driver)
+            setattr(module, name, spies[name])
+    for shape, layout, mode, taps, window in (
+        ((2, 8, 14, 15), "contiguous", "reflect", None, IDENTITY),
+        ((2, 8, 14, 15), "contiguous", "reflect", None, 2),
+        ((2, 8, 14, 16), "channels_last", "zeros", 1, 3),
+        ((2, 8, 33), "contiguous", "replicate", 8, IDENTITY),
+        ((1, 4, 5, 6, 7), "channels_last", "circular", None, 2),
+    ):
+        rank = len(shape) - 2
+        geometry = Geometry("launch", [3] * rank, 2, "same", mode, window)
+        filters = None if taps is None else torch.rand(taps, 3 * rank)
+        x = arrange(torch.rand(shape).bfloat16(), layout, rank)
+        last = layout == "channels_last"
+        size = list(shape[2:])
+        if window is IDENTITY:
+            y = triton_ops.blur_pool(x, filters, geometry)
+            triton_ops.blur_pool_backward(y, filters, size, geometry, last)
+        else:
+            y, codes = triton_ops.max_blur_pool_codes(x, filters, geometry)
+            triton_ops.max_blur_pool(x, filters, geometry)
+            triton_ops.max_blur_pool_backward(y, None, codes, filters, size, geometry, last)
+            triton_ops.max_blur_pool_backward(y, x, None, filters, size, geometry, last)
+        if filters is not None and window is IDENTITY:
+            triton_ops.blur_pool_backward_taps(y, x, filters, geometry)
+    print({name: spy.launches for name, spy in spies.items()})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
