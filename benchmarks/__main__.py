@@ -3,6 +3,8 @@
 import argparse
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +19,10 @@ from .bars import micro_outcomes, outcomes, rows_of
 from .measure import Settings, measure
 from .plots import draw
 from .providers import OURS
-from .record import OK, RESULTS, Recorder, cpu_model, slug
+from .record import OK, RESULTS, Measurement, Recorder, cpu_model, slug
 from .report import CAPTION, WIDTH, line, outcome_table, quietness, workload_tables
 from .timing import MIN_ROUNDS, keep_freed_memory
-from .workloads import Workload, catalogue, is_default, is_quick, last_level_cache
+from .workloads import catalogue, is_default, is_quick, last_level_cache
 
 
 def arguments() -> argparse.Namespace:
@@ -42,35 +44,31 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def chosen(options: argparse.Namespace) -> list[Workload]:
+Job = Callable[[], list[Measurement]]
+
+
+def chosen(options: argparse.Namespace) -> dict[str, Job]:
     """The rows asked for, in catalogue order."""
-    wanted = is_quick if options.quick else is_default
-    return [
-        workload
-        for workload in catalogue()
-        if (options.all or wanted(workload)) and (options.only is None or options.only.search(workload.name))
-    ]
+    wanted, settings = is_quick if options.quick else is_default, Settings(options.rounds, not options.no_compile)
+    jobs: dict[str, Job] = {w.name: partial(measure, w, settings) for w in catalogue() if options.all or wanted(w)}
+    jobs |= {"overhead": partial(micro.overhead, options.rounds), "import": micro.import_time}
+    return {name: job for name, job in jobs.items() if options.only is None or options.only.search(name)}
 
 
-def run(workloads: list[Workload], options: argparse.Namespace, recorder: Recorder) -> None:
+def run(jobs: dict[str, Job], recorder: Recorder) -> None:
     """Measure every row; each is in the file before the next begins."""
-    settings = Settings(options.rounds, not options.no_compile)
-    micro_rows = [lambda: micro.overhead(options.rounds), micro.import_time]
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     text = TextColumn("{task.description}")
     console = Console(stderr=True)
     with Progress(*columns, text, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(workloads) + len(micro_rows))
-        for workload in workloads:
-            progress.update(task, description=workload.name)
-            measurements = measure(workload, settings)
+        task = progress.add_task("", total=len(jobs))
+        for name, job in jobs.items():
+            progress.update(task, description=name)
+            measurements = job()
             recorder.add(measurements)
             if not console.is_terminal:
-                console.print(line(rows_of(measurements)[0]), highlight=False, soft_wrap=True)
-            progress.advance(task)
-        for measure_micro in micro_rows:
-            progress.update(task, description="call overhead and import")
-            recorder.add(measure_micro())
+                for row in rows_of(measurements):
+                    console.print(line(row), highlight=False, soft_wrap=True)
             progress.advance(task)
 
 
@@ -79,13 +77,14 @@ def report(recorder: Recorder, console: Console) -> int:
     measurements = recorder.measurements
     for table in workload_tables(measurements):
         console.print(table)
-    console.print(CAPTION, highlight=False)
-    console.print()
+    if any(m.regime in ("memory", "cache") for m in measurements):
+        console.print(CAPTION, highlight=False)
+        console.print()
     title = "Geometric means over the ResNet-50 maps, and the bars"
     if results := list(outcomes(measurements)):
         names = ("op", "pass", "layout", "dtype", "regime")
         console.print(outcome_table(results, title, names))
-    title = "A call on a tiny input that needs a gradient, the import, and the bars"
+    title = "A call on a tiny input, the import, and the bars"
     if results := list(micro_outcomes(measurements)):
         console.print(outcome_table(results, title, ("of", "what", "pass")))
     if warning := quietness(measurements):
@@ -103,11 +102,11 @@ def report(recorder: Recorder, console: Console) -> int:
 
 def main() -> int:
     options = arguments()
-    workloads = chosen(options)
+    jobs = chosen(options)
     if options.list:
-        print(*(workload.name for workload in workloads), sep="\n")
+        print(*jobs, sep="\n")
         return 0
-    if not workloads:
+    if not jobs:
         raise SystemExit(f"no row matches --only {options.only.pattern!r}; see --list")
     torch.set_num_threads(options.threads)
     if options.keep_memory and not keep_freed_memory():
@@ -115,10 +114,9 @@ def main() -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    console.print(aablur.info(), highlight=False)
+    console.print(str(aablur.info()), highlight=False)
     console.print(
-        f"{cpu_model()}, {options.threads} threads, last-level cache "
-        f"{last_level_cache() >> 20} MiB, {len(workloads)} rows",
+        f"{cpu_model()}, {options.threads} threads, last-level cache {last_level_cache() >> 20} MiB, {len(jobs)} rows",
         highlight=False,
     )
     part = "-part" if options.quick or options.only else ""  # keeps a whole run's results
@@ -127,7 +125,7 @@ def main() -> int:
     recorder = Recorder(path, {"freed_memory": "kept" if options.keep_memory else "system"})
     wrong, interrupted = 0, False
     try:
-        run(workloads, options, recorder)
+        run(jobs, recorder)
     except KeyboardInterrupt:
         interrupted = True
         console.print("interrupted: the rows so far")

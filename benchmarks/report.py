@@ -6,7 +6,7 @@ from itertools import groupby
 from rich import box
 from rich.table import Table
 
-from .bars import BUSY_CORES, Outcome, Row, best_speedup, rows_of
+from .bars import BUSY_CORES, Outcome, Row, best_speedup, ratio_to_copy, rows_of
 from .check import BASELINE_SLACK, TOLERANCES
 from .providers import BASELINES, EAGER_NCHW, OURS, PROVIDERS
 from .record import NOT_COMPILED, OK, Measurement
@@ -64,8 +64,8 @@ def line(row: Row) -> str:
     m = row[OURS]
     if m.ms is None:
         return f"{m.name}  {m.status}"
-    best = _number(best_speedup(row))
-    return f"{m.name}  {_number(m.ms)} ms, {_number(m.ratio_to_copy)} of copy, best x {best}"
+    beside = ((ratio_to_copy(row), "{} of copy"), (best_speedup(row), "best x {}"))
+    return ", ".join([f"{m.name}  {_number(m.ms)} ms", *(text.format(_number(v)) for v, text in beside if v)])
 
 
 def workload_tables(measurements: Iterable[Measurement]) -> Iterator[Table]:
