@@ -132,7 +132,7 @@ def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
         ninja.variable(
             "nvccflags",
             f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
-            f"-Xfatbin -compress-all {architecture_flags(architectures)}",
+            f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
         )
         ninja.rule(
             "cuda",
