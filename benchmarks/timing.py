@@ -14,7 +14,6 @@ import numpy as np
 
 SAMPLE_S = 5e-3  # far above the clock's step and the waking of a thread
 MIN_ROUNDS = 3
-LONG_S = 0.2  # a call so long needs no warm-up of the caches: the first is a sample already
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD = -1
@@ -92,6 +91,9 @@ def interleave(
 ) -> dict[str, Times]:
     """Time every call in turn, in an order rotated each round.
 
+    Each sample follows one call that is not timed. Others' turns may take seconds, in which a virtual machine gives
+    memory that is free back to its host: what its return costs then is no part of a call that is made again and again.
+
     A call that has used up its share of the budget drops out after MIN_ROUNDS, so that a slow
     baseline cannot make a row long; the others go on to `rounds`. Every call has run before.
     """
@@ -103,15 +105,13 @@ def interleave(
     gc.disable()
     try:
         for name in names:
-            first = timed(calls[name], 1)
-            if first > LONG_S:
-                inner[name], samples[name] = 1, [first]
-            else:
-                inner[name] = math.ceil(SAMPLE_S / max(timed(calls[name], 1), 1e-9))
+            calls[name]()
+            inner[name] = math.ceil(SAMPLE_S / max(timed(calls[name], 1), 1e-9))
         for turn in range(rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 spent = sum(samples[name]) * inner[name]
                 if len(samples[name]) < MIN_ROUNDS or spent < share:
+                    calls[name]()
                     samples[name].append(timed(calls[name], inner[name]) / inner[name])
     finally:
         if collecting:
