@@ -213,6 +213,14 @@ inline Map gradient_map(const Tensor& grad, const Tensor& x, const Map& x_map, c
   return map;
 }
 
+// Raises where binomial filters are longer than they can be: the outermost taps underflow.
+inline void check_binomials(const Geometry& geometry) {
+  constexpr int64_t largest_binomial = 1024;  // LARGEST_BINOMIAL of geometry.py
+  for (const Axis& a : geometry.axis)
+    STD_TORCH_CHECK(a.taps <= largest_binomial, "aablur: without taps, axes must have at most ", largest_binomial,
+                    " taps, not ", a.taps);
+}
+
 // Raises unless taps are what a kernel reads: (1 or channels, total) accumulators beside x.
 inline void check_taps(const Tensor& taps, const Tensor& x, const Map& map, int64_t total) {
   STD_TORCH_CHECK(same_device(taps, x) && taps.dim() == 2 && taps.size(1) == total &&

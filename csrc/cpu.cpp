@@ -202,6 +202,8 @@ class Planned {
       check_taps(*taps, like, x, total);
       rows = taps->size(0);
       packed = taps->const_data_ptr();
+    } else {
+      check_binomials(geometry);
     }
     plan.per_channel = rows > 1;
     if (wide_)

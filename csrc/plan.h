@@ -21,11 +21,11 @@ class Arena {
   Arena() = default;
   Arena(Arena&&) = delete;
 
-  // Room for n values, as it was found.
+  // Room for n times `each` values, as it was found.
   template <class T>
-  T* take(int64_t n) {
-    if (n < 0 || size_t(n) > (SIZE_MAX - alignment) / sizeof(T)) throw std::bad_alloc();
-    const size_t bytes = (n * sizeof(T) + alignment - 1) / alignment * alignment;
+  T* take(int64_t n, int64_t each = 1) {
+    if (each > 0 && n > int64_t(PTRDIFF_MAX / sizeof(T) - alignment) / each) throw std::bad_alloc();
+    const size_t bytes = (n * each * sizeof(T) + alignment - 1) / alignment * alignment;
     std::byte* taken = room_ + used_;
     if (bytes <= sizeof room_ - used_ && !apart) used_ += bytes;
     else taken = more_.emplace_back(new std::byte[bytes]).get();
@@ -52,8 +52,9 @@ struct Matrix {
   int64_t interior_begin = 0, interior_end = 0, longest = 0;
 
   Matrix() = default;
-  Matrix(Arena& arena, int64_t most_rows, int64_t most_entries)
-      : begin(arena.take<int64_t>(most_rows + 1)), entries(arena.take<Entry>(most_entries)) {
+  // For so many rows, and entries of so many outputs, `most` of each.
+  Matrix(Arena& arena, int64_t most_rows, int64_t outputs, int64_t most)
+      : begin(arena.take<int64_t>(most_rows + 1)), entries(arena.take<Entry>(outputs, most)) {
     begin[0] = 0;
   }
   Table table() const { return {begin, entries, interior_begin, interior_end}; }
@@ -67,7 +68,7 @@ struct Matrix {
 // Row o: what output o reads.
 inline Matrix blur_matrix(Arena& arena, const Axis& axis) {
   const int64_t out = axis.out(), n = axis.pooled();
-  Matrix m(arena, out, out * axis.taps);
+  Matrix m(arena, out, out, axis.taps);
   for (int64_t o = 0; o < out; ++o) {
     for (int64_t tap = 0; tap < axis.taps; ++tap) {
       const int64_t source = axis.fold(o * axis.stride - axis.before + tap);
@@ -83,7 +84,7 @@ inline Matrix blur_matrix(Arena& arena, const Axis& axis) {
 // Row i: the outputs that read pooled index i.
 inline Matrix transposed_matrix(Arena& arena, const Axis& axis) {
   const int64_t out = axis.out(), n = axis.pooled();
-  Matrix m(arena, n, out * axis.taps);
+  Matrix m(arena, n, out, axis.taps);
   bool ended = false;
   for (int64_t i = 0; i < n; ++i) {
     axis.readers(i, [&](int64_t o, int64_t tap) { m.add(o, tap); });
@@ -106,7 +107,7 @@ inline Matrix transposed_matrix(Arena& arena, const Axis& axis) {
 // matrices; result rows stop at `results`.
 inline Matrix kronecker(Arena& arena, const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
                         const int64_t (&result_grid)[3], int64_t results) {
-  Matrix m(arena, results, axes[0].count * axes[1].count * axes[2].count);
+  Matrix m(arena, results, axes[0].count * axes[1].count, axes[2].count);
   for (int64_t position = 0; position < results; ++position) {
     const int64_t row[3] = {position / result_grid[2] / result_grid[1], position / result_grid[2] % result_grid[1],
                             position % result_grid[2]};
@@ -152,8 +153,8 @@ struct Taps {
     for (int a = 3 - rank; a < 3; ++a) total += axis[a].taps;
     for (int a = 0; a < 3; ++a) {
       const int64_t k = axis[a].taps;
+      A* out = values[a] = arena.take<A>(rows, k);
       sizes[a] = rows * k;
-      A* out = values[a] = arena.take<A>(sizes[a]);
       if (a < 3 - rank) {
         drop(a);
         continue;

@@ -92,6 +92,7 @@ def test_either_x_or_codes() -> None:
     [
         "blur_pool(x, None, [3, 1, 2**63 - 1, 2**63 - 1], 'zeros')",
         "blur_pool_backward(x, None, [6], [3, 2**63 - 1, 17, 2**62], 'reflect', False)",
+        "blur_pool(x, None, [2**30, 1, 2**30, 0], 'zeros')",
     ],
 )
 def test_numbers_of_63_bits(call: str) -> None:
