@@ -139,7 +139,6 @@ def blur_pool(
     if type(taps) is int and _PLAIN.issuperset(map(type, arguments)) and not torch.compiler.is_compiling():
         packed, geometry = None, _cached_geometry(op, rank, taps, *arguments)
     else:
-        check_map(op, rank, x)
         packed, taps_size = pack_taps(op, rank, taps, x)
         geometry = Geometry(op, taps_size, *arguments)
     if not isinstance(recompute, bool):
@@ -279,7 +278,9 @@ def check_taps_size(op: str, name: str, taps: Any) -> int:
 
 
 def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, list[int]]:
-    """The taps of all axes side by side, (1 or channels, sum of sizes), and their sizes; None if all are binomial."""
+    """The taps of all axes side by side, (1 or channels, sum of sizes), and their sizes; None if all are binomial.
+    Both they and x are checked."""
+    check_map(op, rank, x)
     parts = list(taps) if isinstance(taps, (tuple, list)) else [taps] * rank
     if len(parts) != rank:
         raise ValueError(f"{op}: taps must hold one entry for each of {rank} axes, got {len(parts)}")

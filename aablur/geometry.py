@@ -162,9 +162,9 @@ class Geometry:
     @classmethod
     def of_op(cls, op: str, axes: Sequence[int], padding_mode: str) -> Geometry:
         """The one that has these ``op_args``; ``op`` is the op's own name."""
-        rank = count_axes(axes)
         numbers = _MAX_BLUR_NUMBERS if op.startswith("max") else _BLUR_NUMBERS
-        if not 1 <= rank <= 3 or len(axes) != rank * numbers:
+        rank, rest = divmod(len(axes), numbers)
+        if rest or not 1 <= rank <= 3:
             raise ValueError(f"{op}: axes must have {numbers} numbers for each of 1 to 3 axes, got {len(axes)}")
         taps_size, stride, before, after, *window = (axes[n::numbers] for n in range(numbers))
         return cls(op, taps_size, stride, tuple(zip(before, after, strict=True)), padding_mode, *window)

@@ -129,7 +129,6 @@ class _BlurPool(nn.Module):
             return functional.blur_pool(name, self.rank, x, *arguments)
         if self._constant:
             return functional.run(x, None, geometry, self.recompute)
-        functional.check_map(geometry.op, self.rank, x)
         taps = functional.pack_taps(geometry.op, self.rank, self.filters(), x)[0]
         return functional.run(x, taps, geometry, self.recompute)
 

@@ -213,21 +213,23 @@ inline Map gradient_map(const Tensor& grad, const Tensor& x, const Map& x_map, c
   return map;
 }
 
-// Raises where binomial filters are longer than they can be: the outermost taps underflow.
-inline void check_binomials(const Geometry& geometry) {
+// Raises unless taps are what a kernel reads: (1 or channels, sum of sizes) accumulators beside x; or where there are
+// none, and a binomial filter is so long that its outermost taps underflow.
+inline void check_taps(const std::optional<Tensor>& taps, const Geometry& geometry, const Tensor& x, const Map& map) {
   constexpr int64_t largest_binomial = 1024;  // LARGEST_BINOMIAL of geometry.py
-  for (const Axis& a : geometry.axis)
-    STD_TORCH_CHECK(a.taps <= largest_binomial, "aablur: without taps, axes must have at most ", largest_binomial,
-                    " taps, not ", a.taps);
-}
-
-// Raises unless taps are what a kernel reads: (1 or channels, total) accumulators beside x.
-inline void check_taps(const Tensor& taps, const Tensor& x, const Map& map, int64_t total) {
-  STD_TORCH_CHECK(same_device(taps, x) && taps.dim() == 2 && taps.size(1) == total &&
-                      (taps.size(0) == 1 || taps.size(0) == map.channels) && taps.is_contiguous(),
+  int64_t total = 0;
+  for (int a = 3 - geometry.rank; a < 3; ++a) {
+    const int64_t size = geometry.axis[a].taps;
+    total += size;
+    STD_TORCH_CHECK(taps || size <= largest_binomial, "aablur: without taps, axes must have at most ", largest_binomial,
+                    " taps, not ", size);
+  }
+  if (!taps) return;
+  STD_TORCH_CHECK(same_device(*taps, x) && taps->dim() == 2 && taps->size(1) == total &&
+                      (taps->size(0) == 1 || taps->size(0) == map.channels) && taps->is_contiguous(),
                   "aablur: taps must be a contiguous tensor (1 or channels, ", total, ") on the device of x");
   STD_TORCH_CHECK(
-      taps.scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
+      taps->scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
       "aablur: taps must be float64 for float64 maps, else float32");
 }
 

@@ -194,17 +194,9 @@ class Planned {
     plan.longest[a] = matrix_[a].longest;
   }
   void set_taps(const Geometry& geometry, const Tensor& like, const Map& x, const std::optional<Tensor>& taps) {
-    const void* packed = nullptr;
-    int64_t rows = 1;
-    if (taps) {
-      int64_t total = 0;
-      for (int a = 3 - geometry.rank; a < 3; ++a) total += geometry.axis[a].taps;
-      check_taps(*taps, like, x, total);
-      rows = taps->size(0);
-      packed = taps->const_data_ptr();
-    } else {
-      check_binomials(geometry);
-    }
+    check_taps(taps, geometry, like, x);
+    const void* packed = taps ? taps->const_data_ptr() : nullptr;
+    const int64_t rows = taps ? taps->size(0) : 1;
     plan.per_channel = rows > 1;
     if (wide_)
       point(double_taps_.emplace(arena_, plan.axis, geometry.rank, static_cast<const double*>(packed), rows,

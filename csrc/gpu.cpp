@@ -82,11 +82,8 @@ gpu::Filters filters_of(const Geometry& geometry, const Map& map, const Tensor& 
     filters.offset[a] = a < 3 - geometry.rank ? -1 : filters.row;
     if (a >= 3 - geometry.rank) filters.row += geometry.axis[a].taps;
   }
-  if (!taps) {
-    check_binomials(geometry);
-    return filters;
-  }
-  check_taps(*taps, x, map, filters.row);
+  check_taps(taps, geometry, x, map);
+  if (!taps) return filters;
   filters.taps = taps->const_data_ptr();
   filters.per_channel = taps->size(0) > 1;
   return filters;

@@ -14,10 +14,9 @@ from aablur.geometry import Geometry
 from aablur.schemas import SCHEMAS
 
 OPS = torch.ops.aablur
-NAMES = ("taps", "stride", "before", "after", "window", "window_padding", "window_dilation")  # of an axis' numbers
 BLUR: dict[str, Any] = {"axes": [3, 2, 1, 1] * 2, "padding_mode": "zeros"}
 MAX_BLUR: dict[str, Any] = {"axes": [3, 2, 1, 1, 2, 0, 1] * 2, "padding_mode": "zeros"}
-WRONG_NUMBERS: dict[str, list[int]] = {
+WRONG_NUMBERS: dict[str, list[int]] = {  # in the order of an axis' numbers
     "taps": [0, -3, 2**62],
     "stride": [0, -1, 2**62],
     "before": [-9, -(2**62)],
@@ -54,10 +53,10 @@ def good(op: str) -> dict[str, Any]:
 
 def wrong_axes(right: list[int]) -> list[list[int]]:
     """Axes too few or too many, numbers that are missing, and each number out of its range, on either axis."""
-    numbers = len(right) // 2
+    numbers, wrongs = len(right) // 2, list(WRONG_NUMBERS.values())
     found = [[], right[:-1], right[:numbers], [*right, 1], right * 2, right[:numbers] * 3]
     for i in range(len(right)):
-        for wrong in WRONG_NUMBERS[NAMES[i % numbers]]:
+        for wrong in wrongs[i % numbers]:
             found.append([wrong if j == i else n for j, n in enumerate(right)])
     return found
 

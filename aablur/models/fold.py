@@ -154,13 +154,13 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
     node, conv, blur = pair.node, pair.conv.module, pair.blur.module
     rank = rank_of(node.op)
     assert isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and isinstance(blur, _BlurPool)
-    axes, mode = _geometry(blur).axes, _geometry(blur).padding_mode
-    strides = [a.stride for a in axes]
+    geometry = _geometry(blur)
+    strides = [a.stride for a in geometry.axes]
     weight = node.facts["weight"].double()
     dilation, own = per_axis(conv.dilation, rank), per_axis(conv.padding, rank)
     weight = folded_weight(weight, conv.groups, _taps(blur), strides, dilation)
     padding = []
-    for i, (a, p) in enumerate(zip(axes, own, strict=True)):
+    for i, (a, p) in enumerate(zip(geometry.axes, own, strict=True)):
         before, after = a.before + a.stride * p, a.after + a.stride * p
         lead, trail = max(after - before, 0), max(before - after, 0)  # taps of zero make both sides equal
         weight = nn.functional.pad(weight, [0, 0] * (rank - 1 - i) + [lead, trail])
@@ -168,7 +168,8 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
     stride = [s * c for s, c in zip(strides, per_axis(conv.stride, rank), strict=True)]
     made = _CONVS[rank](
         conv.in_channels, conv.out_channels, tuple(weight.shape[2:]), tuple(stride), tuple(padding), 1, conv.groups,
-        conv.bias is not None, conv.padding_mode if any(own) else mode, conv.weight.device, conv.weight.dtype,
+        conv.bias is not None, conv.padding_mode if any(own) else geometry.padding_mode, conv.weight.device,
+        conv.weight.dtype,
     )  # fmt: skip
     made.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
     if conv.bias is not None:
