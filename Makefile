@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard csrc/*) setup.py aablur/schemas.py
+SOURCES := $(wildcard csrc/*/*) setup.py aablur/schemas.py
 TORCH := torch==2.13.0
 VARIANTS := sanitize gpu_on_host
 export AABLUR_CUDA_ARCHS ?= 90
@@ -30,7 +30,7 @@ lint: $(VENV)/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu
+	$(BIN)/clang-format --dry-run --Werror csrc/*/* benchmarks/codegen/*.c*
 
 # Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch, pytest and ninja are there, nothing is fetched.
 ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')

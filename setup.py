@@ -73,7 +73,7 @@ def architecture_flags(architectures: list[str]) -> str:
 
 
 def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
-    """Writes build.ninja: every source an object, cpu_kernels.cpp one an instruction set, all one library."""
+    """Writes build.ninja: every source an object, cpu/kernels.cpp one an instruction set, all one library."""
     import torch
     from ninja import ninja_syntax
 
@@ -83,7 +83,8 @@ def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
     isas = {"portable": "", **(X86_ISAS if x86 else {})}
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
     optimise = ["-O1", "-g", *sanitize, "-Wno-maybe-uninitialized"] if SANITIZE else ["-O3"]
-    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", *optimise]
+    includes = f"-I{ROOT}/csrc"
+    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", includes, *optimise]
     torch_flags = [f"-isystem{torch_root}/include", f"-I{build}", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]
     if x86:
         torch_flags.append("-DAABLUR_X86")
@@ -113,25 +114,26 @@ def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
     architectures = cuda_architectures(nvcc) if nvcc else []
     compiled(
         "library",
-        "library.cpp",
+        "ops/library.cpp",
         f"{torch_extra} '-DAABLUR_CUDA_ARCHS=\"{';'.join(architectures)}\"'",
         implicit=["schemas.inc"],
     )
     if VARIANT == "gpu_on_host":
-        compiled("gpu", "gpu.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
+        compiled("gpu", "gpu/backend.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
         for element, type_name in ELEMENTS.items():
             extra = f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}"
-            compiled(f"gpu_on_host.{element}", "gpu_on_host.cpp", extra)
+            compiled(f"gpu_on_host.{element}", "gpu/instantiate_on_host.cpp", extra)
     else:
-        compiled("cpu", "cpu.cpp", torch_extra)
+        compiled("cpu", "cpu/backend.cpp", torch_extra)
         for isa, isa_flags in isas.items():
-            compiled(f"kernels.{isa}", "cpu_kernels.cpp", f"-DAABLUR_ISA={isa} {isa_flags}")
+            compiled(f"kernels.{isa}", "cpu/kernels.cpp", f"-DAABLUR_ISA={isa} {isa_flags}")
     if nvcc:
         home = Path(nvcc).resolve().parent.parent
         ninja.variable("nvcc", nvcc)
         ninja.variable(
             "nvccflags",
-            f"-std=c++17 -O3 -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
+            f"-std=c++17 -O3 {includes} -Werror all-warnings "
+            f"-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
             f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
         )
         ninja.rule(
@@ -142,8 +144,9 @@ def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
             description="compile $out",
         )
         for element, type_name in ELEMENTS.items():
-            compiled(f"cuda.{element}", "cuda.cu", f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}", "cuda")
-        compiled("gpu", "gpu.cpp", torch_extra)
+            extra = f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}"
+            compiled(f"cuda.{element}", "gpu/instantiate.cu", extra, "cuda")
+        compiled("gpu", "gpu/backend.cpp", torch_extra)
         link += [
             f"-L{home}/lib64",
             f"-L{home}/targets/x86_64-linux/lib",

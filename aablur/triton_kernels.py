@@ -20,7 +20,7 @@ CIRCULAR = tl.constexpr(3)
 
 
 class Line(NamedTuple):
-    """An axis with its size: csrc/geometry.h's Axis. From `mode` on, constants of the kernel."""
+    """An axis with its size: csrc/core/axis.h's Axis. From `mode` on, constants of the kernel."""
 
     size: Any
     pooled: Any
@@ -59,7 +59,7 @@ class Filter(NamedTuple):
     per_channel: Any
 
 
-# ---- borders: csrc/geometry.h's fold and unfold ------------------------------------------------------
+# ---- borders: csrc/core/axis.h's fold and unfold ------------------------------------------------------
 
 
 @triton.jit
@@ -253,7 +253,7 @@ def blur_kernel(
         tl.store(at, total.to(out.data.dtype.element_ty), mask=present)
 
 
-# ---- codes: csrc/prologue.h's Packing ------------------------------------------------------------------
+# ---- codes: csrc/core/argmax.h's Packing ------------------------------------------------------------------
 
 
 @triton.jit

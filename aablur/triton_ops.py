@@ -15,8 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
+from . import triton_banded as near
 from . import triton_kernels as kernels
-from . import triton_near as near
 from .geometry import Axis, Geometry, binomial, code_bits
 
 _MODES = {

@@ -104,7 +104,7 @@ def main(library: Path) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.backends.nvidia.driver import CudaDriver
 
-    from aablur import triton_kernels, triton_near, triton_ops
+    from aablur import triton_banded, triton_kernels, triton_ops
     from aablur.geometry import IDENTITY, Geometry
 
     class Hopper(CudaDriver):
@@ -118,7 +118,7 @@ def main(library: Path) -> None:
 
     triton.runtime.driver.set_active(Hopper())
     spies = {}
-    for module in (triton_kernels, triton_near):
+    for module in (triton_kernels, triton_banded):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             spies[name] = Spy(getattr(module, name), driver)
             setattr(module, name, spies[name])

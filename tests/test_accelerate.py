@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import aablur
 from aablur.compat._base import binomial_filter
-from aablur.models.swap import Swaps
+from aablur.models.replace import Swaps
 
 
 def kornia_net() -> nn.Module:

@@ -19,7 +19,7 @@ from aablur.geometry import PADDING_MODES, Axis, binomial, code_bits
 
 CSRC = Path(__file__).parent.parent / "csrc"
 SOURCE = r"""
-#include "plan.h"
+#include "cpu/plan.h"
 using namespace aablur;
 
 static Axis axis_of(const int64_t* a) {

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks import cuts
+from benchmarks.codegen import plane_cuts
 
 MOST_ROOM = 48 << 10  # bytes of shared memory that a block has without asking
 
 
 @pytest.fixture(scope="module")
 def library() -> Iterator[ctypes.CDLL]:
-    with cuts.cutter() as made:
+    with plane_cuts.cutter() as made:
         yield made
 
 
-each_kernel = pytest.mark.parametrize("kernel", cuts.KERNELS)
+each_kernel = pytest.mark.parametrize("kernel", plane_cuts.KERNELS)
 each_size = pytest.mark.parametrize("itemsize", [2, 4])
 
 
@@ -27,7 +27,7 @@ each_size = pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("count", [1, 600, 5000, 10**7])
 def test_blocks_fit_and_cover(library: ctypes.CDLL, kernel: str, itemsize: int, count: int) -> None:
     for side in range(3, 400):
-        cut = cuts.cut_of(library, kernel, itemsize, side, count)
+        cut = plane_cuts.cut_of(library, kernel, itemsize, side, count)
         larger = side if "Backward" in kernel else (side - kernel.startswith("Max") + 1) // 2
         if cut.room == 0:  # left to other kernels
             assert side * side * itemsize > MOST_ROOM
@@ -43,12 +43,12 @@ def test_blocks_fit_and_cover(library: ctypes.CDLL, kernel: str, itemsize: int, 
 @pytest.mark.parametrize("side", [7, 14, 28, 55, 57, 113])
 def test_blocks_of_many_planes_are_large(library: ctypes.CDLL, kernel: str, itemsize: int, side: int) -> None:
     """Enough for what a block sets up to be little beside it; whole vectors where that costs nothing."""
-    cut = cuts.cut_of(library, kernel, itemsize, side)
-    assert cuts.elements(kernel, cut) >= 5000 // (itemsize // 2 * (2 if kernel.startswith("Max") else 1))
+    cut = plane_cuts.cut_of(library, kernel, itemsize, side)
+    assert plane_cuts.elements(kernel, cut) >= 5000 // (itemsize // 2 * (2 if kernel.startswith("Max") else 1))
     assert cut.planes <= 16 or cut.planes % 8 == 0
 
 
 def test_a_few_planes_are_spread(library: ctypes.CDLL) -> None:
-    assert cuts.cut_of(library, "BlurPlanes", 2, 7, 512).planes == 1
-    assert cuts.cut_of(library, "BlurPlanes", 2, 7, 512 * 8).planes <= 8
-    assert cuts.cut_of(library, "BlurPlanes", 2, 7, 10**6).planes > 100
+    assert plane_cuts.cut_of(library, "BlurPlanes", 2, 7, 512).planes == 1
+    assert plane_cuts.cut_of(library, "BlurPlanes", 2, 7, 512 * 8).planes <= 8
+    assert plane_cuts.cut_of(library, "BlurPlanes", 2, 7, 10**6).planes > 100

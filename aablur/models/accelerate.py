@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..compat import antialiased_cnns, composer, kornia, timm
 from ..compat._base import Blur
 from . import fusion
-from .swap import Swaps, has_hooks, paths
+from .replace import Swaps, has_hooks, paths
 
 # (package, class) of the peer: told by name, so that no peer is imported
 _OURS: dict[tuple[str, str], type[Blur]] = {

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..compat._base import Blur
 from ..nn import BlurPool1d, BlurPool2d, BlurPool3d
-from .swap import Swaps, has_hooks, paths
+from .replace import Swaps, has_hooks, paths
 
 _RANKS = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 

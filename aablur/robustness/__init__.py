@@ -6,7 +6,7 @@ result.report("report.html")
 """
 
 from .corruptions import ALEXNET, CORRUPTIONS, Corruption, corruptions, mean_corruption_error
-from .internal import layers
+from .layers import layers
 from .perturbation import Batch, Clean, Perturbation
 from .plots import plot
 from .report import report

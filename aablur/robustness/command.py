@@ -20,7 +20,7 @@ from ..models.loading import MEAN, STD, input_size, load_model
 from .batches import Source
 from .data import BUNDLED, ImageFolder, WithChannels
 from .extras import require
-from .internal import layers
+from .layers import layers
 from .report import report
 from .result import Result, write_csv
 from .run import measure

@@ -3,39 +3,33 @@
 `make codegen` prints the table; tests/test_codegen.py holds every row to its budget. Each kernel is compiled twice: as
 it is, for registers and spills, and without its border tiles (AABLUR_INSIDE_ONLY), where the code is straight, so that
 what is executed is what is there. Kernels that go plane by plane through shared memory do borders and all in loops:
-their instructions are those of every loop times its turns (cuts.py), for planes of several sizes.
+their instructions are those of every loop times its turns (plane_cuts.py), for planes of several sizes.
 """
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from . import codegen_triton, cuts
+from . import plane_cuts
 from .sass import Listing, is_alu, is_any, loops, parse
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent.parent / "csrc"
 
 
 @dataclass(frozen=True)
 class Budget:
     """The most that a kernel may take, and the 16-byte accesses that it must have."""
 
-    kernel: str  # as csrc/codegen.cu names it
+    kernel: str  # as hot_kernels.cu names it
     what: str
     instructions: float  # an element of the larger map, in a tile that touches no border
     registers: int
@@ -155,10 +149,10 @@ def _name(symbol: str) -> str:
 
 
 def compile_hot(nvcc: str, target: Path, *extra: str, architecture: int = 90) -> str:
-    """Compiles csrc/codegen.cu; returns what ptxas says."""
+    """Compiles hot_kernels.cu; returns what ptxas says."""
     arch = f"-arch=sm_{architecture}"
-    command = [nvcc, "-std=c++17", "-O3", arch, "-cubin", "-Xptxas", "-v", *extra, "-o", str(target)]
-    done = subprocess.run([*command, str(ROOT / "csrc/codegen.cu")], capture_output=True, text=True)
+    command = [nvcc, "-std=c++17", "-O3", f"-I{CSRC}", arch, "-cubin", "-Xptxas", "-v", *extra, "-o", str(target)]
+    done = subprocess.run([*command, str(HERE / "hot_kernels.cu")], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return done.stdout + done.stderr
@@ -217,15 +211,15 @@ def measure() -> dict[str, Code]:
     assert not unknown, f"not both compiled and in BUDGETS: {unknown}"
     of_kernel = {kernel: tuple(numbers) for kernel, numbers in resources.items()}
     codes = {}
-    with cuts.cutter() as library:
+    with plane_cuts.cutter() as library:
         for budget in BUDGETS:
             stack, spilled, registers = of_kernel[budget.kernel]
             every, executed = all_code[budget.kernel], straight[budget.kernel]
             if budget.side:
                 name, itemsize = budget.kernel.split("<")[0], 4 if "float," in budget.kernel else 2
-                cut = cuts.cut_of(library, name, itemsize, budget.side)
-                turns = cuts.turns(name, itemsize, budget.side, cut)
-                share = cut.threads / cuts.elements(name, cut)
+                cut = plane_cuts.cut_of(library, name, itemsize, budget.side)
+                turns = plane_cuts.turns(name, itemsize, budget.side, cut)
+                share = cut.threads / plane_cuts.elements(name, cut)
                 count, alu = _in_loops(executed, turns) * share, _in_loops(executed, turns, is_alu) * share
             else:
                 share = 1 / elements(budget.kernel)
@@ -242,52 +236,3 @@ def measure() -> dict[str, Code]:
                 wide_stores=sum("STG.E.128" in i for _, i in executed),
             )
     return codes
-
-
-COLUMNS = ("instructions", "registers", "wide_loads", "wide_stores")
-TITLES = (
-    "kernel",
-    "instructions an element",
-    "registers",
-    "16-byte loads",
-    "16-byte stores",
-    "of ALU",
-    "spills, stack",
-)
-
-
-def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
-    """What was counted, each beside its budget."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in TITLES:
-        table.add_column(column, justify="left" if column == "kernel" else "right")
-    for what, budget, code in rows:
-        cells = (f"{getattr(code, c):.3g} ({getattr(budget, c)})" for c in COLUMNS)
-        spills = getattr(code, "spilled_bytes", 0) + code.local
-        table.add_row(what, *cells, f"{code.alu:.3g}", f"{spills} (0)")
-    return table
-
-
-def main() -> int:
-    codes, console = measure(), Console(width=130)
-    title = "CUDA kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)"
-    console.print(table_of(title, ((b.name, b, codes[b.name]) for b in BUDGETS)))
-    cuobjdump = tool("cuobjdump")
-    assert cuobjdump
-    title = "Triton kernels for sm_90, their loop over rows (budget)"
-    found = [(b.what, b, codegen_triton.measure(b, cuobjdump)) for b in codegen_triton.BUDGETS]
-    console.print(table_of(title, found))
-    with (ROOT / "benchmarks/results/codegen-sm90.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("what", "kernel", *COLUMNS, "alu"))
-        rows: list[tuple[str, str, Any]] = [(b.name, b.kernel, codes[b.name]) for b in BUDGETS]
-        rows += [(f"triton {what}", budget.op, code) for what, budget, code in found]
-        for what, kernel, code in rows:
-            counts = (getattr(code, column) for column in COLUMNS[1:])
-            writer.writerow((what, kernel, f"{code.instructions:.4g}", *counts, f"{code.alu:.4g}"))
-        print(f"wrote {file.name}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

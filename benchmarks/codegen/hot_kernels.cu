@@ -1,5 +1,5 @@
-// The hot kernels alone, for benchmarks/codegen.py to compile and count: 3 taps, stride 2.
-#include "cuda_launch.h"
+// The hot kernels alone, for cuda_kernels.py to compile and count: 3 taps, stride 2.
+#include "gpu/launch_cuda.cuh"
 
 namespace aablur::gpu {
 

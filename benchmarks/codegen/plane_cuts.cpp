@@ -1,5 +1,5 @@
-// How the hot kernels of codegen.cu cut planes, for benchmarks/cuts.py: compiled by itself, on any machine.
-#include "gpu_planes_dispatch.h"
+// How the hot kernels of hot_kernels.cu cut planes, for plane_cuts.py: compiled by itself, on any machine.
+#include "gpu/smem_dispatch.h"
 
 namespace aablur::gpu {
 namespace {

@@ -1,4 +1,4 @@
-"""How the hot GPU kernels cut planes (csrc/gpu_planes.h), and how often their loops then turn."""
+"""How the hot GPU kernels cut planes (csrc/gpu/smem_planes.h), and how often their loops then turn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent.parent / "csrc"
 WARP, AT_ONCE = 32, 4  # threads of a warp, what a copy does in one turn
 KERNELS = ("BlurPlanes", "BlurBackwardPlanes", "MaxBlurPlanes", "MaxBackwardPlanes")
 INPUT_BYTES = 128 << 20  # of the maps that are cut
@@ -45,11 +46,11 @@ class Cut:
 
 @contextmanager
 def cutter() -> Iterator[ctypes.CDLL]:
-    """csrc/cuts.cpp, compiled for the host."""
+    """plane_cuts.cpp, compiled for the host."""
     with TemporaryDirectory() as folder:
         library = Path(folder, "cuts.so")
         command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-shared", "-fPIC", "-o", str(library)]
-        subprocess.run([*command, str(ROOT / "csrc/cuts.cpp")], check=True)
+        subprocess.run([*command, f"-I{CSRC}", str(HERE / "plane_cuts.cpp")], check=True)
         yield ctypes.CDLL(str(library))
 
 

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "geometry.h"
+#include "core/axis.h"
 
 namespace aablur {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "geometry.h"
+#include "core/axis.h"
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "prologue.h"
-#include "vector.h"
+#include "core/argmax.h"
+#include "cpu/simd.h"
 
 namespace aablur::AABLUR_ISA {
 

@@ -8,8 +8,8 @@
 #include <optional>
 #include <tuple>
 
-#include "arguments.h"
-#include "plan.h"
+#include "cpu/plan.h"
+#include "ops/problem.h"
 
 namespace aablur {
 

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "lookup.h"
-#include "rows.h"
-#include "units.h"
+#include "cpu/permute_blur.h"
+#include "cpu/row_ops.h"
+#include "cpu/work.h"
 
 namespace aablur::AABLUR_ISA {
 

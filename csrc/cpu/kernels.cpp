@@ -1,6 +1,6 @@
 // The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
-#include "max_rows.h"
-#include "row_blur.h"
+#include "cpu/blur.h"
+#include "cpu/max_pool.h"
 
 #define AABLUR_STRING_(x) #x
 #define AABLUR_STRING(x) AABLUR_STRING_(x)

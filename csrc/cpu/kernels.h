@@ -1,9 +1,9 @@
-// What the CPU kernels are given. Compiled without torch; cpu.cpp makes the plans.
+// What the CPU kernels are given. Compiled without torch; cpu/backend.cpp makes the plans.
 #pragma once
 
 #include <cstdint>
 
-#include "prologue.h"
+#include "core/argmax.h"
 
 namespace aablur {
 

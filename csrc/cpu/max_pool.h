@@ -1,9 +1,9 @@
 // Prologue `max`: pooled rows and their codes, and the adjoint that sends gradients back to the maxima.
 #pragma once
 
-#include "codes.h"
-#include "row_blur.h"
-#include "units.h"
+#include "cpu/argmax_codes.h"
+#include "cpu/blur.h"
+#include "cpu/work.h"
 
 namespace aablur::AABLUR_ISA {
 

@@ -4,8 +4,8 @@
 
 #include <memory>
 
-#include "cpu_kernels.h"
-#include "vector.h"
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 namespace aablur::AABLUR_ISA {
 

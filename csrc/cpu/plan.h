@@ -9,8 +9,8 @@
 #include <new>
 #include <vector>
 
-#include "cpu_kernels.h"
-#include "prologue.h"
+#include "core/argmax.h"
+#include "cpu/kernels.h"
 
 namespace aablur {
 

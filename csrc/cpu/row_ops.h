@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cpu_kernels.h"
-#include "vector.h"
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
 
 namespace aablur::AABLUR_ISA {
 

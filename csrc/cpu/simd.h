@@ -1,12 +1,12 @@
 // SIMD vectors of the instruction set this translation unit is compiled for, on the compilers' vector
 // extension: loads widen to the accumulator type, stores round to nearest even. No torch.
 //
-// Included by cpu_kernels.cpp only, which is compiled once an instruction set with AABLUR_ISA naming it.
+// Included by kernels.cpp only, which is compiled once an instruction set with AABLUR_ISA naming it.
 #pragma once
 
 #include <utility>
 
-#include "scalars.h"
+#include "core/dtype.h"
 
 namespace aablur::AABLUR_ISA {
 

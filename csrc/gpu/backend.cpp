@@ -9,8 +9,8 @@
 #include <optional>
 #include <tuple>
 
-#include "arguments.h"
-#include "gpu_kernels.h"
+#include "gpu/params.h"
+#include "ops/problem.h"
 
 namespace aablur {
 namespace {

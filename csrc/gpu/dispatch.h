@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <initializer_list>
 
-#include "gpu_moments.h"
-#include "gpu_planes_dispatch.h"
-#include "gpu_tiles.h"
+#include "gpu/register_tiles.h"
+#include "gpu/smem_dispatch.h"
+#include "gpu/taps_gradient.h"
 
 namespace aablur::gpu {
 

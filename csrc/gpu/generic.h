@@ -5,8 +5,8 @@
 #pragma once
 
 #define AABLUR_ISA gpu
-#include "gpu_kernels.h"
-#include "scalars.h"
+#include "core/dtype.h"
+#include "gpu/params.h"
 
 namespace aablur::gpu {
 

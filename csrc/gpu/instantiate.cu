@@ -1,6 +1,6 @@
 // The GPU kernels for CUDA: compiled once an element type (AABLUR_ELEMENT names it), so that ninja does them side by
 // side.
-#include "cuda_launch.h"
+#include "gpu/launch_cuda.cuh"
 
 namespace aablur::gpu {
 

@@ -2,7 +2,7 @@
 // type, too.
 #include <vector>
 
-#include "gpu_dispatch.h"
+#include "gpu/dispatch.h"
 
 namespace aablur::gpu {
 

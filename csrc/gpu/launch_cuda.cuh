@@ -1,7 +1,7 @@
-// How CUDA runs a kernel: one __global__ template of threads, and one of blocks with phases (gpu_planes.h).
+// How CUDA runs a kernel: one __global__ template of threads, and one of blocks with phases (gpu/smem_planes.h).
 #pragma once
 
-#include "gpu_dispatch.h"
+#include "gpu/dispatch.h"
 
 namespace aablur::gpu {
 

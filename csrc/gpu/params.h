@@ -1,10 +1,10 @@
-// What the GPU kernels are given. Compiled without torch; gpu.cpp makes the arguments.
+// What the GPU kernels are given. Compiled without torch; gpu/backend.cpp makes the arguments.
 #pragma once
 
 #include <algorithm>
 
-#include "geometry.h"
-#include "prologue.h"
+#include "core/argmax.h"
+#include "core/axis.h"
 
 namespace aablur::gpu {
 
@@ -28,7 +28,7 @@ struct Filters {
   bool per_channel = false;
 };
 
-// Packed argmax codes, (images, planes, bytes), as prologue.h says.
+// Packed argmax codes, (images, planes, bytes), as core/argmax.h says.
 struct Codes {
   uint8_t* data = nullptr;
   Packing packing;
@@ -63,9 +63,9 @@ struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays the
   void* out = nullptr;
 };
 
-// The cut of the fast gradient of the taps (gpu_moments.h), of two alike axes: of all sums of the gradient times what a
-// pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread goes over
-// the rest of the outputs, every parts-th of them.
+// The cut of the fast gradient of the taps (gpu/taps_gradient.h), of two alike axes: of all sums of the gradient times
+// what a pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread goes
+// over the rest of the outputs, every parts-th of them.
 struct Moments {
   int64_t taps = 0;  // of each axis; 0 where only the general kernel serves
   int64_t lanes = 0, rest = 0, parts = 0;

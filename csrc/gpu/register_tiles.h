@@ -1,9 +1,9 @@
 // The fast GPU kernels, of 2-D maps with "same" padding before: a thread owns a tile of the result, reads what it needs
 // of the source once into registers, and leaves what neighbours share to the first-level cache. No shared memory, no
-// shuffles, no atomics: each is a functor of the thread's number, as in gpu_points.h.
+// shuffles, no atomics: each is a functor of the thread's number, as in gpu/generic.h.
 #pragma once
 
-#include "gpu_best.h"
+#include "gpu/running_argmax.h"
 
 namespace aablur::gpu {
 

@@ -1,7 +1,7 @@
 // The max of tiles: pixels' maxima so far with the codes of where they lay, and where codes lie in memory.
 #pragma once
 
-#include "gpu_pixels.h"
+#include "gpu/tile.h"
 
 namespace aablur::gpu {
 

@@ -1,7 +1,7 @@
-// The blur and its adjoint of planes in shared memory (gpu_planes.h).
+// The blur and its adjoint of planes in shared memory (gpu/smem_planes.h).
 #pragma once
 
-#include "gpu_planes.h"
+#include "gpu/smem_planes.h"
 
 namespace aablur::gpu {
 

@@ -1,7 +1,7 @@
 // Which maps go plane by plane through shared memory, and how they are cut.
 #pragma once
 
-#include "gpu_planes_max.h"
+#include "gpu/smem_max.h"
 
 namespace aablur::gpu {
 

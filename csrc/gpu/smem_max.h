@@ -1,9 +1,9 @@
-// Max-blur and its adjoint of planes in shared memory (gpu_planes.h). Rows of codes begin with a byte, so that strips
-// of whole bytes have theirs to themselves.
+// Max-blur and its adjoint of planes in shared memory (gpu/smem_planes.h). Rows of codes begin with a byte, so that
+// strips of whole bytes have theirs to themselves.
 #pragma once
 
-#include "gpu_best.h"
-#include "gpu_planes_blur.h"
+#include "gpu/running_argmax.h"
+#include "gpu/smem_blur.h"
 
 namespace aablur::gpu {
 

@@ -9,7 +9,7 @@
 // each other. CUDA runs them with a barrier between, the host for one thread after the other.
 #pragma once
 
-#include "gpu_pixels.h"
+#include "gpu/tile.h"
 
 namespace aablur::gpu {
 

@@ -4,7 +4,7 @@
 // gradients.
 #pragma once
 
-#include "gpu_pixels.h"
+#include "gpu/tile.h"
 
 namespace aablur::gpu {
 

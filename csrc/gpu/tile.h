@@ -4,7 +4,7 @@
 // of a pixel first, then along the width, so that a warp reads whole lines.
 #pragma once
 
-#include "gpu_points.h"
+#include "gpu/generic.h"
 
 // For counting instructions: only the tiles that touch no border.
 #if !defined(AABLUR_INSIDE_ONLY)

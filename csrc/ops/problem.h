@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "prologue.h"
+#include "core/argmax.h"
 
 namespace aablur {
 
