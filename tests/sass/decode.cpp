@@ -176,10 +176,10 @@ Table made(std::initializer_list<void (*)(Table&)> parts) {
 // Integers, bits, comparisons, selections and conversions have 64 lanes a clock where 128 are issued (CUDA C++
 // Programming Guide, throughput of arithmetic instructions; 8.0, 8.9 and 9.0 alike).
 bool is_half_rate(const std::string& opcode) {
-  static const std::vector<std::string> names = {"LOP3",   "PLOP3", "SHF",    "PRMT",  "IADD3",  "VIADD", "LEA",
-                                                 "SEL",    "FSEL",  "ISETP",  "FSETP", "HSETP2", "HSET2", "FMNMX",
-                                                 "HMNMX2", "IMNMX", "VIMNMX", "R2P",   "P2R",    "MOV",   "F2FP",
-                                                 "F2F",    "IABS",  "SGXT",   "BMSK"};
+  static const std::vector<std::string> names = {"LOP3",   "PLOP3",   "SHF",    "PRMT",  "IADD3",  "VIADD", "LEA",
+                                                 "SEL",    "FSEL",    "ISETP",  "FSETP", "HSETP2", "HSET2", "FMNMX",
+                                                 "VHMNMX", "VIMNMX3", "HMNMX2", "IMNMX", "VIMNMX", "R2P",   "P2R",
+                                                 "MOV",    "F2FP",    "F2F",    "IABS",  "SGXT",   "BMSK"};
   return std::find(names.begin(), names.end(), opcode) != names.end();
 }
 

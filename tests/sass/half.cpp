@@ -84,31 +84,34 @@ Action pairwise(Decoder& d, int operands, F f) {
   };
 }
 
+uint16_t smaller_or_larger(Format as, uint16_t p, uint16_t q, bool wants_min, bool propagates) {
+  const float f = as.widen(p), g = as.widen(q);
+  if (std::isnan(f) || std::isnan(g))
+    return propagates || (std::isnan(f) && std::isnan(g)) ? 0x7fff : std::isnan(f) ? q : p;
+  if (f == g) return uint16_t(wants_min ? p | q : p & q);  // of zeros, -0 is the smaller
+  return (f < g) == wants_min ? p : q;
+}
+
+// The minimum or maximum of two or three.
+template <int Operands>
 Action minmax(Decoder& d) {
   const Format as = format(d);
   const bool propagates = d.take("NAN");
   size_t n = 1;
-  const Pair a(d, n, as), b(d, n, as);
+  Pair source[Operands];
+  for (Pair& s : source) s = Pair(d, n, as);
+  const Pair a = source[0], b = source[1], c = source[Operands - 1];
   const Predicate is_min = d.predicate(n);
   const Destination out = d.destination();
   return [=](Warp& w, u32 active) {
-    Lanes ra, rb, result;
-    const u32 *x = a.read(w, ra), *y = b.read(w, rb), min = is_min.read(w);
+    Lanes ra, rb, rc, result;
+    const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
     for (int l = 0; l < warp_size; ++l) {
       result[l] = 0;
       for (int part = 0; part < 2; ++part) {
-        const uint16_t p = a.bits(x[l], part), q = b.bits(y[l], part);
-        const float f = as.widen(p), g = as.widen(q);
-        const bool wants_min = min >> l & 1;
-        u32 chosen;
-        if (std::isnan(f) || std::isnan(g)) {
-          chosen = propagates || (std::isnan(f) && std::isnan(g)) ? 0x7fff : std::isnan(f) ? q : p;
-        } else if (f == g) {
-          chosen = wants_min ? p | q : p & q;  // of zeros, -0 is the smaller
-        } else {
-          chosen = (f < g) == wants_min ? p : q;
-        }
-        result[l] |= chosen << (16 * part);
+        uint16_t chosen = smaller_or_larger(as, a.bits(x[l], part), b.bits(y[l], part), min >> l & 1, propagates);
+        if (Operands == 3) chosen = smaller_or_larger(as, chosen, c.bits(z[l], part), min >> l & 1, propagates);
+        result[l] |= u32(chosen) << (16 * part);
       }
     }
     out.write(w, result.v, active);
@@ -180,7 +183,8 @@ void add_half(Table& t) {
   t["HADD2"] = [](Decoder& d) { return pairwise(d, 2, [](double x, double y, double) { return x + y; }); };
   t["HMUL2"] = [](Decoder& d) { return pairwise(d, 2, [](double x, double y, double) { return x * y; }); };
   t["HFMA2"] = [](Decoder& d) { return pairwise(d, 3, [](double x, double y, double z) { return x * y + z; }); };
-  t["HMNMX2"] = minmax;
+  t["HMNMX2"] = minmax<2>;
+  t["VHMNMX"] = minmax<3>;
   t["HSET2"] = set;
   t["HSETP2"] = set_predicates;
   t["F2FP"] = pack;

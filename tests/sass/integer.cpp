@@ -242,18 +242,22 @@ Action iset(Decoder& d) {
   };
 }
 
+// The minimum or maximum of two or three.
+template <int Operands>
 Action minmax(Decoder& d) {
   const bool is_unsigned = d.take("U32");
-  if (!is_unsigned) d.take("S32");
-  const Predicate is_min = d.predicate(3);
+  d.ignore({"S32"});
+  const Predicate is_min = d.predicate(Operands + 1);
   const Destination out = d.destination();
-  const Source a = d.integer(1), b = d.integer(2);
+  const Source a = d.integer(1), b = d.integer(2), c = d.integer(Operands);
   return [=](Warp& w, u32 active) {
-    Lanes ra, rb, result;
-    const u32 *x = a.read(w, ra), *y = b.read(w, rb), min = is_min.read(w);
+    Lanes ra, rb, rc, result;
+    const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
     for (int l = 0; l < warp_size; ++l) {
-      const bool less = is_unsigned ? x[l] < y[l] : int32_t(x[l]) < int32_t(y[l]);
-      result[l] = less == bool(min >> l & 1) ? x[l] : y[l];
+      const auto chosen = [&](u32 p, u32 q) {
+        return (is_unsigned ? p < q : int32_t(p) < int32_t(q)) == bool(min >> l & 1) ? p : q;
+      };
+      result[l] = chosen(chosen(x[l], y[l]), z[l]);
     }
     out.write(w, result.v, active);
   };
@@ -291,7 +295,8 @@ void add_integer(Table& t) {
   t["SHF"] = shf;
   t["PRMT"] = [](Decoder& d) { return each(d.destination(), d.integer(1), d.integer(2), d.integer(3), permuted); };
   t["ISETP"] = iset;
-  t["IMNMX"] = t["VIMNMX"] = minmax;
+  t["IMNMX"] = t["VIMNMX"] = minmax<2>;
+  t["VIMNMX3"] = minmax<3>;
   t["VIADDMNMX"] = add_minmax;
   t["IABS"] = [](Decoder& d) {
     return each(d.destination(), d.integer(1), [](u32 x) { return int32_t(x) < 0 ? 0 - x : x; });
