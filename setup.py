@@ -36,6 +36,7 @@ X86_ISAS = {
 }
 # Functions by which an op comes to a tensor's memory, and leaves it: tests/sass/runtime.cpp watches them.
 WATCHED = (
+    "aoti_torch_empty_strided",
     "torch_get_const_data_ptr",
     "torch_get_mutable_data_ptr",
     "aoti_torch_get_data_ptr",

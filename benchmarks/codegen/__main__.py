@@ -1,63 +1,62 @@
-"""Prints what nvcc and Triton make of the hot GPU kernels, beside their budgets, and writes it to results/."""
+"""Executes launches of the GPU kernels as machine code, with no GPU, and prints what they issue.
+
+`python -m benchmarks.codegen` does all that have a budget, prints them beside it and writes results/codegen-sm90.csv.
+`--case OP DTYPE LAYOUT N C H W` does one, and prints it as a line of JSON.
+"""
 
 from __future__ import annotations
 
-import csv
+import argparse
+import json
+import os
 import sys
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from . import cuda_kernels, triton_kernels
-
-RESULTS = Path(__file__).resolve().parent.parent / "results/codegen-sm90.csv"
-COLUMNS = ("instructions", "registers", "wide_loads", "wide_stores")
-TITLES = (
-    "kernel",
-    "instructions an element",
-    "registers",
-    "16-byte loads",
-    "16-byte stores",
-    "of ALU",
-    "spills, stack",
-)
+from . import interpreter
+from .launches import BACKENDS, DTYPES, LAYOUTS, OPS, Launch, count
 
 
-def table_of(title: str, rows: Iterable[tuple[str, Any, Any]]) -> Table:
-    """What was counted, each beside its budget."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    for column in TITLES:
-        table.add_column(column, justify="left" if column == "kernel" else "right")
-    for what, budget, code in rows:
-        cells = (f"{getattr(code, c):.3g} ({getattr(budget, c)})" for c in COLUMNS)
-        spills = getattr(code, "spilled_bytes", 0) + code.local
-        table.add_row(what, *cells, f"{code.alu:.3g}", f"{spills} (0)")
-    return table
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=__doc__.split("\n")[0])
+    parser.add_argument("--case", nargs=7, metavar=("OP", "DTYPE", "LAYOUT", "N", "C", "H", "W"), help="one launch")
+    parser.add_argument("--taps", type=int, default=3, metavar="K")
+    parser.add_argument("--per-channel", action="store_true", help="a given filter for each channel")
+    parser.add_argument("--stride", type=int, default=2, metavar="S")
+    parser.add_argument("--window", type=int, default=2, metavar="W", help="of the max")
+    parser.add_argument("--window-padding", type=int, default=0, metavar="P")
+    parser.add_argument("--padding-mode", default="reflect", metavar="M")
+    parser.add_argument("--backend", default="cuda", choices=BACKENDS)
+    parser.add_argument("--profile", action="store_true", help="how often each instruction was issued, to standard error")
+    parser.add_argument("--update", action="store_true", help="write what was counted into the budgets")
+    options = parser.parse_args()
+    if options.case:
+        for value, known in zip(options.case, (OPS, DTYPES, LAYOUTS), strict=False):
+            if value not in known:
+                parser.error(f"--case: {value!r} is none of {', '.join(known)}")
+    return options
 
 
 def main() -> int:
-    codes, console = cuda_kernels.measure(), Console(width=130)
-    title = "CUDA kernels for sm_90: 3 taps, stride 2, window 2 with codes (budget)"
-    console.print(table_of(title, ((b.name, b, codes[b.name]) for b in cuda_kernels.BUDGETS)))
-    cuobjdump = cuda_kernels.tool("cuobjdump")
-    assert cuobjdump
-    title = "Triton kernels for sm_90, their loop over rows (budget)"
-    found = [(b.what, b, triton_kernels.measure(b, cuobjdump)) for b in triton_kernels.BUDGETS]
-    console.print(table_of(title, found))
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("what", "kernel", *COLUMNS, "alu"))
-        rows: list[tuple[str, str, Any]] = [(b.name, b.kernel, codes[b.name]) for b in cuda_kernels.BUDGETS]
-        rows += [(f"triton {what}", budget.op, code) for what, budget, code in found]
-        for what, kernel, code in rows:
-            counts = (getattr(code, column) for column in COLUMNS[1:])
-            writer.writerow((what, kernel, f"{code.instructions:.4g}", *counts, f"{code.alu:.4g}"))
-        print(f"wrote {file.name}")
-    return 0
+    options = _options()
+    environment = interpreter.environment()
+    if any(os.environ.get(key) != value for key, value in environment.items()):
+        # The package's library and Triton's driver are chosen when they are first imported.
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.codegen", *sys.argv[1:]], environment)
+    if not options.case:
+        from . import table
+
+        return table.main(options.update)
+    op, dtype, layout, *shape = options.case
+    images, channels, height, width = map(int, shape)
+    launch = Launch(
+        op, dtype, layout, (images, channels, height, width), options.taps, options.per_channel, options.stride,
+        options.window, options.window_padding, options.padding_mode, options.backend,
+    )  # fmt: skip
+    counted, profile = count(launch, options.profile)
+    print(json.dumps(asdict(counted)))
+    if options.profile:
+        print(profile, file=sys.stderr)
+    return 0 if counted.correct is not False else 1
 
 
 if __name__ == "__main__":

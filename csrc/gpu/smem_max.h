@@ -30,7 +30,7 @@ struct MaxBlurPlanes {
   static bool serves(const Axis& axis) {
     return Spreads::serves(axis) && (!WithCodes || axis.out() * S >= axis.pooled());
   }
-  static int table_size(const Planes& map) {
+  AABLUR_HOST_DEVICE static int table_size(const Planes& map) {
     return (map.cut.band + int(map.strips.strips.value()) * X) * Spreads::pitch;
   }
   // The rows of maxima whose codes belong to rows of the result.
@@ -86,7 +86,10 @@ struct MaxBlurPlanes {
   AABLUR_HOST_DEVICE void run(const State& state, Thread thread) const {
     const Block& block = state.block;
     if constexpr (Phase == 0) {
-      copy_in(state.source, state.from, block.planes * state.rows.count * map.source_width, thread);
+      const int count = block.planes * state.rows.count * map.source_width;
+      copy_in(state.source, state.from, count, thread);
+      clear(state.weights + table_size(map), state.source, thread);
+      clear(state.source + count, state.source + count + columns + 1, thread);
       fill_weights<K, S>(map, {block.row, map.cut.band}, {0, int(map.strips.strips.value()) * X}, map.result_height,
                          map.result_width, state.weights, thread);
     } else if constexpr (Phase == 1) {
@@ -211,6 +214,7 @@ struct MaxBackwardPlanes {
                        enough = 36 << 10, halo = Window - 1, columns = X + halo, Bits = Window == 2 ? 2 : 4;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, halo>;
+  static constexpr int over = 8;  // bytes: codes are read by words
   using Thread = gpu::Thread<64>;
 
   Planes map;
@@ -229,7 +233,6 @@ struct MaxBackwardPlanes {
   static int64_t divide(Planes& map) {
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
     const int64_t planes = map.cut.planes, code_rows = std::min(map.cut.band + halo, map.height.size);
-    constexpr int64_t over = 8;  // codes are read by words
     map.source_room = int(room_for<float>(table_size(map)));
     map.codes_room = int(map.source_room + room_for<T>(planes * most_rows<MaxBackwardPlanes>(map) * map.source_width));
     map.result_room = int(map.codes_room + room_for<uint8_t>(planes * code_rows * map.codes.packing.row_bytes + over));
@@ -267,9 +270,12 @@ struct MaxBackwardPlanes {
     const Block& block = state.block;
     const Weights weights(map);
     if constexpr (Phase == 0) {
-      copy_in(state.source, state.from, block.planes * state.rows.count * map.source_width, thread);
-      copy_in(state.codes, state.codes_from, block.planes * state.code_rows.count * int(map.codes.packing.row_bytes),
-              thread);
+      const int count = block.planes * state.rows.count * map.source_width,
+                code_bytes = block.planes * state.code_rows.count * int(map.codes.packing.row_bytes);
+      copy_in(state.source, state.from, count, thread);
+      copy_in(state.codes, state.codes_from, code_bytes, thread);
+      clear(state.source + count, state.codes, thread);
+      clear(state.codes + code_bytes, state.codes + code_bytes + over, thread);
       weights.fill(map, block.row, state.weights, thread);
     } else if constexpr (Phase == 1) {
       const float* across = state.weights + weights.rows * Spreads::pitch;

@@ -174,6 +174,13 @@ AABLUR_HOST_DEVICE inline void copy_out(T* to, const T* from, int count, Thread 
       });
 }
 
+// Bytes of shared memory that words read along with what was copied beside them.
+template <class Thread>
+AABLUR_HOST_DEVICE inline void clear(void* from, const void* to, Thread thread) {
+  AABLUR_NO_UNROLL
+  for (char* at = static_cast<char*>(from) + thread.index; at < to; at += Thread::count) *at = 0;
+}
+
 // An element as its accumulator, or zero: `keep` says which.
 template <class T>
 AABLUR_HOST_DEVICE inline uint32_t keeping(bool all) {

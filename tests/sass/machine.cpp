@@ -57,6 +57,12 @@ void run_block(Program& program, std::vector<std::unique_ptr<Warp>>& warps, std:
   }
 }
 
+// Where in its part of a grid a block is chosen: anywhere, so that no pattern of the grid is met or missed; always
+// alike.
+double within(uint64_t i) {
+  return double((i + 1) * 11400714819323198485ull >> 11) * 0x1p-53;
+}
+
 // Constant bank 0: the launch's dimensions, where the stack begins, and the parameters.
 std::vector<uint8_t> bank0(const Kernel& kernel, const Launch& launch) {
   uint32_t size = kernel.first_parameter();
@@ -91,8 +97,8 @@ Counts execute(Program& program, const Launch& launch, const GlobalMemory& globa
   const uint64_t blocks = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z,
                  executed = launch.blocks == 0 ? blocks : std::min(blocks, launch.blocks);
   for (uint64_t i = 0; i < executed; ++i) {
-    // Evenly spread: block i stands for as many as follow it.
-    const uint64_t number = uint64_t((double(i) + (executed < blocks ? .5 : 0)) * double(blocks) / double(executed));
+    const uint64_t number =
+        executed < blocks ? uint64_t((double(i) + within(i)) * double(blocks) / double(executed)) : i;
     block.index = {uint32_t(number % launch.grid.x), uint32_t(number / launch.grid.x % launch.grid.y),
                    uint32_t(number / launch.grid.x / launch.grid.y)};
     block.shared.begin_block(begin, end);

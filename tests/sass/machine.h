@@ -12,7 +12,7 @@ struct Launch {
   Dim3 grid, threads;
   uint32_t dynamic_shared = 0;
   void* const* parameters = nullptr;  // addresses of the arguments
-  // Blocks that are executed, evenly spread over the grid; 0: all.
+  // Blocks that are executed: one of each of as many alike parts of the grid; 0: all.
   uint64_t blocks = 0;
 };
 

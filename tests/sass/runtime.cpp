@@ -1,8 +1,8 @@
 // The functions of CUDA's runtime that nvcc's host code calls, on the interpreter: kernels are launched as the library
 // launches them, on tensors of the CPU.
 //
-// Linked with --wrap for the four functions of torch by which an op comes to a tensor's memory and leaves it again: a
-// launch may read what the op asked a pointer to, write what it asked a mutable one to, and nothing else.
+// Linked with --wrap for the functions of torch by which an op comes to a tensor's memory and leaves it again: a launch
+// may read what the op asked a pointer to, write what it asked a mutable one to, and nothing else. New tensors are NaN.
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -115,6 +115,8 @@ int32_t aoti_torch_dtype_float16();
 int32_t aoti_torch_dtype_bfloat16();
 int32_t aoti_torch_dtype_float32();
 int32_t aoti_torch_dtype_uint8();
+int aoti_torch_get_storage_size(Handle, int64_t*);
+int __real_aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, Handle*);
 int __real_torch_get_const_data_ptr(Handle, const void**);
 int __real_torch_get_mutable_data_ptr(Handle, void**);
 int __real_aoti_torch_get_data_ptr(Handle, void**);
@@ -139,6 +141,15 @@ static void allow(Handle tensor, const void* begin, bool writable) {
   session.memory.allow(tensor, begin, uint64_t(elements * bytes), writable);
 }
 
+int __wrap_aoti_torch_empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                                    int32_t device, int32_t index, Handle* out) {
+  const int code = __real_aoti_torch_empty_strided(dim, sizes, strides, dtype, device, index, out);
+  void* begin = nullptr;
+  int64_t bytes = 0;
+  if (code == 0 && __real_aoti_torch_get_data_ptr(*out, &begin) == 0 && aoti_torch_get_storage_size(*out, &bytes) == 0)
+    std::memset(begin, 0xff, size_t(bytes));
+  return code;
+}
 int __wrap_torch_get_const_data_ptr(Handle tensor, const void** out) {
   const int code = __real_torch_get_const_data_ptr(tensor, out);
   if (code == 0) allow(tensor, *out, false);

@@ -1,5 +1,7 @@
 #include "session.h"
 
+#include <algorithm>
+#include <cmath>
 #include <sstream>
 
 namespace sass {
@@ -17,11 +19,11 @@ Program& Session::program(Module& module, const std::string& kernel) {
 
 std::string Session::launch(Module& module, const std::string& name, Launch launch) {
   try {
-    launch.blocks = blocks;
+    const uint64_t all = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+    if (share < 1) launch.blocks = std::max(least_blocks, uint64_t(std::ceil(share * double(all))));
     Program& of_kernel = program(module, name);
     const Kernel& kernel = of_kernel.kernel;
     const Counts counts = execute(of_kernel, launch, memory);
-    const uint64_t all = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
     std::ostringstream out;
     const auto field = [&](const char* key, uint64_t value) { out << ", \"" << key << "\": " << value; };
     out << "{\"kernel\": \"" << name << '"';
@@ -77,8 +79,9 @@ const char* sass_profile(const char* kernel) {
   const std::lock_guard lock(session.mutex);
   return (answer = session.profile(kernel)).c_str();
 }
-void sass_execute_blocks(uint64_t blocks) {
-  sass::Session::get().blocks = blocks;
+void sass_execute_share(double share, uint64_t least_blocks) {
+  sass::Session::get().share = share;
+  sass::Session::get().least_blocks = least_blocks;
 }
 void sass_allow(const void* begin, uint64_t bytes, bool writable) {
   auto& session = sass::Session::get();

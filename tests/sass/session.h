@@ -24,7 +24,9 @@ class Session {
 
   std::mutex mutex;
   GlobalMemory memory;
-  uint64_t blocks = 0;  // as of Launch
+  // Of large grids a part stands for the whole: this share of the blocks, but no fewer than `least_blocks`.
+  double share = 1;
+  uint64_t least_blocks = 0;
 
  private:
   Program& program(Module& module, const std::string& kernel);
@@ -38,7 +40,7 @@ class Session {
 extern "C" {
 const char* sass_report();
 const char* sass_profile(const char* kernel);
-void sass_execute_blocks(uint64_t blocks);
+void sass_execute_share(double share, uint64_t least_blocks);
 void sass_allow(const void* begin, uint64_t bytes, bool writable);
 void sass_forget(const void* begin);
 }
