@@ -3,7 +3,7 @@
 AABLUR_NATIVE=0 forbids the native library, AABLUR_NATIVE=1 insists on it; AABLUR_CUDA=0 and 1 likewise for the CUDA
 kernels, which nvcc compiles for AABLUR_CUDA_ARCHS where it is there. AABLUR_VARIANT builds for tests alone, into
 build/<variant>, and leaves the package as it is: `sanitize` with AddressSanitizer and UndefinedBehaviorSanitizer,
-`gpu_on_host` the same with the GPU kernels run on the host in place of the CPU's.
+`machine_code` with the CUDA kernels in place of the CPU's, executed on the CPU by the interpreter of tests/sass.
 """
 
 import io
@@ -22,9 +22,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libaablur.so"
 OLDEST_TORCH = "0x020a000000000000ULL"  # the stable ABI of torch 2.10
+BUILD = ROOT / "build"
 VARIANT = os.environ.get("AABLUR_VARIANT", "native")
-SANITIZE = VARIANT != "native"
-INSIST = SANITIZE or os.environ.get("AABLUR_NATIVE") == "1"
+INSIST = VARIANT != "native" or os.environ.get("AABLUR_NATIVE") == "1"
 FORBID = os.environ.get("AABLUR_NATIVE") == "0"
 
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
@@ -34,6 +34,13 @@ X86_ISAS = {
     "-Wno-maybe-uninitialized -Wno-uninitialized",
     "avx2": "-mavx2 -mfma -mf16c -mbmi2",
 }
+# Functions by which an op comes to a tensor's memory, and leaves it: tests/sass/runtime.cpp watches them.
+WATCHED = (
+    "torch_get_const_data_ptr",
+    "torch_get_mutable_data_ptr",
+    "aoti_torch_get_data_ptr",
+    "aoti_torch_delete_tensor_object",
+)
 ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}  # C++ types
 DEFAULT_CUDA_ARCHS = "75;80;86;90;100;120+PTX"
 
@@ -41,7 +48,7 @@ DEFAULT_CUDA_ARCHS = "75;80;86;90;100;120+PTX"
 def find_nvcc() -> str | None:
     """The CUDA compiler, where CUDA kernels are wanted."""
     asked = os.environ.get("AABLUR_CUDA")
-    if VARIANT != "native" or asked == "0":
+    if VARIANT == "sanitize" or asked == "0":
         return None
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     found = next(
@@ -72,91 +79,91 @@ def architecture_flags(architectures: list[str]) -> str:
     return " ".join(flags)
 
 
-def write_ninja(build: Path, target: Path, nvcc: str | None) -> None:
-    """Writes build.ninja: every source an object, cpu/kernels.cpp one an instruction set, all one library."""
+def write_ninja(nvcc: str | None) -> None:
+    """Writes build.ninja: of each variant a library, of objects compiled with its flags. CUDA's are shared."""
     import torch
     from ninja import ninja_syntax
 
     torch_root = Path(torch.__file__).parent
-    (build / "schemas.inc").write_text(schemas_as_c())
+    (BUILD / "schemas.inc").write_text(schemas_as_c())
     x86 = platform.machine() in ("x86_64", "AMD64")
     isas = {"portable": "", **(X86_ISAS if x86 else {})}
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-    optimise = ["-O1", "-g", *sanitize, "-Wno-maybe-uninitialized"] if SANITIZE else ["-O3"]
-    includes = f"-I{ROOT}/csrc"
-    flags = ["-std=c++17", "-fPIC", "-fvisibility=hidden", includes, *optimise]
-    torch_flags = [f"-isystem{torch_root}/include", f"-I{build}", f"-DTORCH_TARGET_VERSION={OLDEST_TORCH}"]
-    if x86:
-        torch_flags.append("-DAABLUR_X86")
+    architectures = cuda_architectures(nvcc) if nvcc else []
+    common = ["-std=c++17", "-fPIC", "-fvisibility=hidden", f"-I{ROOT}/csrc"]
+    sees_torch = f"-isystem{torch_root}/include -I{BUILD} -DTORCH_TARGET_VERSION={OLDEST_TORCH}"
+    links_torch = f"-L{torch_root}/lib -Wl,--no-as-needed -ltorch_cpu -Wl,--as-needed"
 
     text = io.StringIO()
     ninja = ninja_syntax.Writer(text, width=10000)
     ninja.variable("cxx", os.environ.get("CXX", "c++"))
-    ninja.variable("cflags", [*WARNINGS, *flags, *os.environ.get("CXXFLAGS", "").split()])
-    ninja.rule(
-        "compile",
-        "$cxx -MMD -MF $out.d $cflags $extra -c $in -o $out",
-        depfile="$out.d",
-        deps="gcc",
-        description="compile $out",
-    )
-    ninja.rule("link", "$cxx -shared $in -o $out $ldflags", description="link $out")
-    torch_extra = " ".join(torch_flags)
-    objects: list[str] = []
+    ninja.variable("cflags", [*WARNINGS, *common, *os.environ.get("CXXFLAGS", "").split()])
+    depends = {"depfile": "$out.d", "deps": "gcc", "description": "compile $out"}
+    ninja.rule("compile", "$cxx -MMD -MF $out.d $cflags $flags -c $in -o $out", **depends)
+    ninja.rule("link", "$cxx -shared $in -o $out $flags", description="link $out")
 
-    def compiled(name: str, source: str, extra: str, rule: str = "compile", **options: object) -> None:
-        objects.extend(
-            ninja.build([f"{name}.o"], rule, str(ROOT / "csrc" / source), variables={"extra": extra}, **options)
-        )
+    def compiled(name: str, source: str | Path, flags: str, rule: str = "compile") -> str:
+        implicit = ["schemas.inc"] if name.endswith("library") else None
+        ninja.build([f"{name}.o"], rule, str(ROOT / source), variables={"flags": flags}, implicit=implicit)
+        return f"{name}.o"
 
-    link = [f"-L{torch_root}/lib", "-Wl,--no-as-needed", "-ltorch_cpu", "-Wl,--as-needed"]
-    link += sanitize if SANITIZE else ["-Wl,-s"]
-    architectures = cuda_architectures(nvcc) if nvcc else []
-    compiled(
-        "library",
-        "ops/library.cpp",
-        f"{torch_extra} '-DAABLUR_CUDA_ARCHS=\"{';'.join(architectures)}\"'",
-        implicit=["schemas.inc"],
-    )
-    if VARIANT == "gpu_on_host":
-        compiled("gpu", "gpu/backend.cpp", f"{torch_extra} -DAABLUR_GPU_ON_HOST")
-        for element, type_name in ELEMENTS.items():
-            extra = f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}"
-            compiled(f"gpu_on_host.{element}", "gpu/instantiate_on_host.cpp", extra)
-    else:
-        compiled("cpu", "cpu/backend.cpp", torch_extra)
-        for isa, isa_flags in isas.items():
-            compiled(f"kernels.{isa}", "cpu/kernels.cpp", f"-DAABLUR_ISA={isa} {isa_flags}")
+    def library(variant: str, objects: list[str], flags: str, archs: list[str] | None = None) -> list[str]:
+        define = f"'-DAABLUR_CUDA_ARCHS=\"{';'.join(archs or [])}\"'"
+        return [compiled(f"{variant}/library", "csrc/ops/library.cpp", f"{flags} {sees_torch} {define}"), *objects]
+
+    def cpu(variant: str, flags: str) -> list[str]:
+        defines = "-DAABLUR_X86" if x86 else ""
+        kernels = [
+            compiled(f"{variant}/kernels.{isa}", "csrc/cpu/kernels.cpp", f"{flags} -DAABLUR_ISA={isa} {of_isa}")
+            for isa, of_isa in isas.items()
+        ]
+        return [compiled(f"{variant}/cpu", "csrc/cpu/backend.cpp", f"{flags} {sees_torch} {defines}"), *kernels]
+
+    def linked(target: str, objects: list[str], flags: str) -> None:
+        ninja.build([target], "link", objects, variables={"flags": flags})
+
+    native, links_native = cpu("native", "-O3"), f"{links_torch} -Wl,-s"
     if nvcc:
         home = Path(nvcc).resolve().parent.parent
         ninja.variable("nvcc", nvcc)
         ninja.variable(
             "nvccflags",
-            f"-std=c++17 -O3 {includes} -Werror all-warnings "
+            f"-std=c++17 -O3 -I{ROOT}/csrc -Werror all-warnings "
             f"-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
             f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
         )
-        ninja.rule(
-            "cuda",
-            "$nvcc -MMD -MF $out.d $nvccflags $extra -c $in -o $out",
-            depfile="$out.d",
-            deps="gcc",
-            description="compile $out",
-        )
-        for element, type_name in ELEMENTS.items():
-            extra = f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}"
-            compiled(f"cuda.{element}", "gpu/instantiate.cu", extra, "cuda")
-        compiled("gpu", "gpu/backend.cpp", torch_extra)
-        link += [
-            f"-L{home}/lib64",
-            f"-L{home}/targets/x86_64-linux/lib",
-            "-lcudart_static",
-            "-lrt",
-            "-ldl",
-            "-lpthread",
+        ninja.rule("cuda", "$nvcc -MMD -MF $out.d $nvccflags $flags -c $in -o $out", **depends)
+        cuda = [
+            compiled(
+                f"cuda/{element}",
+                "csrc/gpu/instantiate.cu",
+                f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}",
+                "cuda",
+            )
+            for element, type_name in ELEMENTS.items()
         ]
-    ninja.build([str(target)], "link", objects, variables={"ldflags": " ".join(link)})
-    (build / "build.ninja").write_text(text.getvalue())
+        native += [compiled("native/gpu", "csrc/gpu/backend.cpp", f"-O3 {sees_torch}"), *cuda]
+        links_native += f" -L{home}/lib64 -L{home}/targets/x86_64-linux/lib -lcudart_static -lrt -ldl -lpthread"
+
+        # The same objects, with the interpreter in place of CUDA's runtime; and a driver of CUDA, for Triton.
+        of_cpu = X86_ISAS["avx2"] if x86 else ""
+        interpreter = {
+            source.stem: compiled(f"machine_code/{source.stem}", source, f"-O3 -frounding-math {of_cpu}")
+            for source in sorted((ROOT / "tests/sass").glob("*.cpp"))
+        }
+        runtime, driver = (interpreter.pop(part, "") for part in ("runtime", "driver"))
+        backend = compiled("machine_code/gpu", "csrc/gpu/backend.cpp", f"-O3 {sees_torch} -DAABLUR_GPU_ON_HOST")
+        objects = [backend, *cuda, *interpreter.values(), runtime]
+        wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
+        linked(f"machine_code/{LIBRARY}", library("machine_code", objects, "-O3"), f"{wraps} {links_torch}")
+        linked("machine_code/libcuda.so.1", [*interpreter.values(), driver], "-Wl,-soname,libcuda.so.1")
+        ninja.build(["machine_code"], "phony", [f"machine_code/{LIBRARY}", "machine_code/libcuda.so.1"])
+    linked(f"native/{LIBRARY}", library("native", native, "-O3", architectures), links_native)
+    ninja.build(["native"], "phony", [f"native/{LIBRARY}"])
+    checks = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+    checked = f"-O1 -g {checks} -Wno-maybe-uninitialized"
+    linked(f"sanitize/{LIBRARY}", library("sanitize", cpu("sanitize", checked), checked), f"{links_torch} {checks}")
+    ninja.build(["sanitize"], "phony", [f"sanitize/{LIBRARY}"])
+    (BUILD / "build.ninja").write_text(text.getvalue())
 
 
 def schemas_as_c() -> str:
@@ -164,40 +171,38 @@ def schemas_as_c() -> str:
     return "".join(f'"{schema}",\n' for schema in schemas)
 
 
-def run_ninja(build: Path, target: Path) -> None:
+def run_ninja() -> None:
     """Builds the library; without the CUDA kernels where nvcc fails and nobody insists on them."""
-    ninja = [sys.executable, "-m", "ninja", "-C", str(build)]
+    ninja = [sys.executable, "-m", "ninja", "-C", str(BUILD), VARIANT]
     if nvcc := find_nvcc():
         try:
-            write_ninja(build, target, nvcc)
+            write_ninja(nvcc)
             subprocess.run(ninja, check=True)
             return
         except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("AABLUR_CUDA") == "1":
                 raise
             print(f"aablur: CUDA kernels not built ({error})", file=sys.stderr)
-    write_ninja(build, target, None)
+    write_ninja(None)
     subprocess.run(ninja, check=True)
 
 
 class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        build = ROOT / "build" / VARIANT
-        target = build / LIBRARY
         try:
             if FORBID:
                 raise RuntimeError("AABLUR_NATIVE=0")
-            build.mkdir(parents=True, exist_ok=True)
-            run_ninja(build, target)
+            BUILD.mkdir(parents=True, exist_ok=True)
+            run_ninja()
         except (RuntimeError, ImportError, OSError, subprocess.CalledProcessError) as error:
             if INSIST:
                 raise
             print(f"aablur: native library not built ({error}); aablur will run on the reference", file=sys.stderr)
             return
-        if not SANITIZE:
+        if VARIANT == "native":
             destination = Path(self.get_ext_fullpath(ext.name))
             destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(target, destination)
+            shutil.copy2(BUILD / VARIANT / LIBRARY, destination)
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")[:-1], LIBRARY)
