@@ -42,14 +42,14 @@ static void densify(const Matrix& m, int64_t columns, const double* weights, dou
 extern "C" {
 void sizes(const int64_t* a, int64_t* out) { out[0] = axis_of(a).pooled(), out[1] = axis_of(a).out(); }
 void fold(const int64_t* a, int64_t low, int64_t high, int64_t* out) {
-  for (int64_t p = low; p < high; ++p) out[p - low] = axis_of(a).fold(p);
+  for (int64_t p = low; p < high; ++p) out[p - low] = aablur::fold(axis_of(a), p);
 }
 // hits[i * (high - low) + p - low]: how often unfold(i) called with p
 void unfold(const int64_t* a, int64_t* hits) {
   const Axis axis = axis_of(a);
   const int64_t low = -axis.before, span = axis.pooled() + axis.after - low;
   for (int64_t i = 0; i < axis.pooled(); ++i)
-    axis.unfold(i, [&](int64_t p) {
+    aablur::unfold(axis, i, [&](int64_t p) {
       const bool inside = p >= low && p < low + span;
       hits[i * span + (inside ? p - low : 0)] += inside ? 1 : 1000;
     });
@@ -57,7 +57,7 @@ void unfold(const int64_t* a, int64_t* hits) {
 void readers(const int64_t* a, const double* weights, double* out) {
   const Axis axis = axis_of(a);
   for (int64_t i = 0; i < axis.pooled(); ++i)
-    axis.readers(i, [&](int64_t o, int64_t tap) { out[i * axis.out() + o] += weights[tap]; });
+    aablur::readers(axis, i, [&](int64_t o, int64_t tap) { out[i * axis.out() + o] += weights[tap]; });
 }
 void forward(const int64_t* a, const double* weights, double* out, int64_t* interior) {
   Arena arena;

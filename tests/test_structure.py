@@ -181,6 +181,25 @@ def test_axes_are_told_alike_in_words() -> None:
         assert list(most) == ["x", "window", *list(blur)[1:], "window_padding", "window_dilation", "recompute"]
 
 
+# ---- C++: which room sees which --------------------------------------------------------------------
+
+CSRC = ROOT / "csrc"
+SOURCES = sorted(p for p in CSRC.rglob("*") if p.is_file())
+ROOMS = {"core": {"core"}, "cpu": {"core", "cpu"}, "gpu": {"core", "gpu"}, "ops": {"core", "cpu", "gpu", "ops"}}
+KNOW_TORCH = {"ops/library.cpp", "ops/ops.cpp", "ops/problem.h", "cpu/backend.cpp", "gpu/backend.cpp"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(CSRC)))
+def test_rooms_of_csrc(path: Path) -> None:
+    """core is below cpu and gpu, which do not see each other; ops is above all; torch is known above core alone."""
+    name, text = str(path.relative_to(CSRC)), path.read_text()
+    own = set(re.findall(r'#include "(.+?)"', text)) - {"schemas.inc"}  # which the build writes
+    assert all((CSRC / header).is_file() for header in own), "includes are written from csrc"
+    assert {header.split("/")[0] for header in own} <= ROOMS["ops" if path.stem == "backend" else path.parent.name]
+    assert name in KNOW_TORCH or "torch" not in " ".join(re.findall(r"#include <(.+?)>", text))
+    assert name == "cpu/simd.h" or not re.search(r"\b_(mm|pext|cvts)|intrin\.h", text), "simd.h has the intrinsics"
+
+
 # ---- without the native library ----------------------------------------------------------------------
 
 SOME = [case for case in CASES if 0 not in case.shape][::9]

@@ -1,4 +1,4 @@
-// Elements and their accumulators: conversions that round to nearest even. Host and device; no torch.
+// Elements and their accumulators: scalar conversions that round to nearest even. Host and device; no torch.
 //
 // Compiled once an instruction set, or for GPUs: AABLUR_ISA names which, so that no two share an inline function.
 #pragma once
@@ -9,9 +9,6 @@
 
 #include "core/axis.h"
 
-#if defined(__F16C__) || defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
 #endif
@@ -49,8 +46,6 @@ AABLUR_HOST_DEVICE inline float widen(bfloat16 v) {
 AABLUR_HOST_DEVICE inline float widen(float16 v) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(v.bits));
-#elif defined(__F16C__)
-  return _cvtsh_ss(v.bits);
 #else
   const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, magnitude = v.bits & 0x7fff;
   if (magnitude >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | magnitude << 13);
@@ -69,8 +64,6 @@ AABLUR_HOST_DEVICE inline T narrow(accumulator<T> v) {
   } else if constexpr (std::is_same_v<T, float16>) {
 #if defined(__CUDA_ARCH__)
     return {__half_as_ushort(__float2half_rn(v))};
-#elif defined(__F16C__)
-    return {uint16_t(_cvtss_sh(v, 0))};
 #else
     const uint32_t bits = bit_cast<uint32_t>(v), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return {uint16_t(sign | 0x7e00)};

@@ -106,13 +106,7 @@ inline void pack_codes(const uint16_t* codes, int64_t n, uint8_t* to, int64_t ro
     constexpr int per_byte = 8 / Bits, at_once = 4 * per_byte;
     for (int64_t j = 0; j < n; j += at_once, to += 4, room -= 4) {
       uint32_t word = 0;
-#if defined(__BMI2__)
-      constexpr uint64_t mask = ((uint64_t(1) << Bits) - 1) * 0x0001000100010001ull;  // four codes
-      for (int part = 0; part < per_byte; ++part)
-        word |= uint32_t(_pext_u64(load_as<uint64_t>(codes + j + 4 * part), mask)) << (4 * Bits * part);
-#else
-      for (int c = 0; c < at_once; ++c) word |= uint32_t(codes[j + c]) << (c * Bits);
-#endif
+      for (int part = 0; part < per_byte; ++part) word |= pack_four<Bits>(codes + j + 4 * part) << (4 * Bits * part);
       if (n - j < at_once) word &= (uint32_t(1) << ((n - j) * Bits)) - 1;
       if (room >= 4) std::memcpy(to, &word, 4);
       else

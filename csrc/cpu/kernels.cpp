@@ -172,9 +172,8 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
       };
       for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
         const T* grad = grads.row(d, h);
-        for_runs(width.out(), tile, grads.pixel(), [&](int64_t from, int64_t at, int64_t n) {
-          for (int64_t i = 0; i < n; ++i) grad_row.get()[at + i] = widen(grad[from + i]);
-        });
+        for_runs(width.out(), tile, grads.pixel(),
+                 [&](int64_t from, int64_t at, int64_t n) { widen_row(grad + from, n, grad_row.get() + at); });
         const A* sum = blur.row_sum(source, unit.plane, tile, d, h);
         const Table& table = plan.table[2];
         for (int64_t o = 0; o < width.out(); ++o)

@@ -9,29 +9,6 @@
 
 namespace aablur::AABLUR_ISA {
 
-// Lane l of the result is element index[l] of (a, b).
-#if defined(__AVX512F__)
-template <class A>
-constexpr bool has_lookup = true;
-inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
-  return _mm512_permutex2var_ps(a, bit_cast<__m512i>(index), b);
-}
-inline Vector<double> choose(Vector<double> a, Vector<double> b, Index<double> index) {
-  return _mm512_permutex2var_pd(a, bit_cast<__m512i>(index), b);
-}
-#elif defined(__AVX2__)
-template <class A>
-constexpr bool has_lookup = std::is_same_v<A, float>;
-inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
-  const __m256i lanes_of = bit_cast<__m256i>(index);
-  const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(lanes_of, 28));  // bit 3 to the sign
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(a, lanes_of), _mm256_permutevar8x32_ps(b, lanes_of), high);
-}
-#else
-template <class A>
-constexpr bool has_lookup = false;
-#endif
-
 template <class A>
 constexpr int64_t longest_lookup = has_lookup<A> ? 4 * lanes<A> : 0;
 

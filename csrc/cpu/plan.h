@@ -9,7 +9,7 @@
 #include <new>
 #include <vector>
 
-#include "core/argmax.h"
+#include "core/borders.h"
 #include "cpu/kernels.h"
 
 namespace aablur {
@@ -67,39 +67,15 @@ struct Matrix {
 
 // Row o: what output o reads.
 inline Matrix blur_matrix(Arena& arena, const Axis& axis) {
-  const int64_t out = axis.out(), n = axis.pooled();
-  Matrix m(arena, out, out, axis.taps);
-  for (int64_t o = 0; o < out; ++o) {
-    for (int64_t tap = 0; tap < axis.taps; ++tap) {
-      const int64_t source = axis.fold(o * axis.stride - axis.before + tap);
-      if (source != outside) m.add(source, tap);
-    }
-    m.end_row();
-  }
-  m.interior_begin = std::clamp<int64_t>(ceil_div(axis.before, axis.stride), 0, out);
-  m.interior_end = std::clamp(floor_div(n - axis.taps + axis.before, axis.stride) + 1, m.interior_begin, out);
+  Matrix m(arena, axis.out(), axis.out(), axis.taps);
+  list_reads(axis, m);
   return m;
 }
 
 // Row i: the outputs that read pooled index i.
 inline Matrix transposed_matrix(Arena& arena, const Axis& axis) {
-  const int64_t out = axis.out(), n = axis.pooled();
-  Matrix m(arena, n, out, axis.taps);
-  bool ended = false;
-  for (int64_t i = 0; i < n; ++i) {
-    axis.readers(i, [&](int64_t o, int64_t tap) { m.add(o, tap); });
-    m.end_row();
-    // Interior: i is read as itself alone, and no tap falls on an output that is not there.
-    int64_t copies = 0;
-    axis.unfold(i, [&](int64_t p) { copies += p == i ? 1 : 2; });
-    const bool interior = copies == 1 && i + axis.before >= axis.taps - 1 && i + axis.before < out * axis.stride;
-    if (interior && !ended) {
-      if (m.interior_begin == m.interior_end) m.interior_begin = i;
-      m.interior_end = i + 1;
-    } else if (m.interior_end > 0) {
-      ended = true;
-    }
-  }
+  Matrix m(arena, axis.pooled(), axis.out(), axis.taps);
+  list_readers(axis, m);
   return m;
 }
 

@@ -28,6 +28,14 @@ inline Vector<A> broadcast(A value) {
   return Vector<A>{} + value;
 }
 
+// The first n elements as accumulators.
+template <class T, class A = accumulator<T>>
+inline void widen_row(const T* from, int64_t n, A* to) {
+  int64_t i = 0;
+  for (; i + lanes<A> <= n; i += lanes<A>) store(to + i, load(from + i));
+  if (i < n) store(to + i, load(from + i, n - i), n - i);
+}
+
 // ---- across rows ---------------------------------------------------------------------------------
 
 // out[i] = sum_r weights[r] * rows[r][offset + i] for i < n; weights[r] is a scalar, or a pointer to a row.

@@ -8,6 +8,10 @@
 
 #include "core/dtype.h"
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 namespace aablur::AABLUR_ISA {
 
 #if defined(__AVX512F__)
@@ -147,6 +151,31 @@ inline void store(T* p, Vector<A> v, int64_t n) {
 #endif
 }
 
+// ---- permutations of two vectors -----------------------------------------------------------------
+
+// Lane l of the result is element index[l] of (a, b).
+#if defined(__AVX512F__)
+template <class A>
+constexpr bool has_lookup = true;
+inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
+  return _mm512_permutex2var_ps(a, bit_cast<__m512i>(index), b);
+}
+inline Vector<double> choose(Vector<double> a, Vector<double> b, Index<double> index) {
+  return _mm512_permutex2var_pd(a, bit_cast<__m512i>(index), b);
+}
+#elif defined(__AVX2__)
+template <class A>
+constexpr bool has_lookup = std::is_same_v<A, float>;
+inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
+  const __m256i lanes_of = bit_cast<__m256i>(index);
+  const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(lanes_of, 28));  // bit 3 to the sign
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(a, lanes_of), _mm256_permutevar8x32_ps(b, lanes_of), high);
+}
+#else
+template <class A>
+constexpr bool has_lookup = false;
+#endif
+
 // ---- argmax codes, a lane each -------------------------------------------------------------------
 
 template <class A>
@@ -164,6 +193,19 @@ inline void store_codes(uint16_t* p, Index<A> codes) {
     const Codes<A> narrow = __builtin_convertvector(codes, Codes<A>);
     std::memcpy(p, &narrow, sizeof narrow);
   }
+}
+
+// Four codes, side by side in the low bits.
+template <int Bits>
+inline uint32_t pack_four(const uint16_t* codes) {
+#if defined(__BMI2__)
+  constexpr uint64_t mask = ((uint64_t(1) << Bits) - 1) * 0x0001000100010001ull;
+  return uint32_t(_pext_u64(load_as<uint64_t>(codes), mask));
+#else
+  uint32_t word = 0;
+  for (int c = 0; c < 4; ++c) word |= uint32_t(codes[c]) << (c * Bits);
+  return word;
+#endif
 }
 
 // ---- pairs of vectors ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #pragma once
 
 #define AABLUR_ISA gpu
+#include "core/borders.h"
 #include "core/dtype.h"
 #include "gpu/params.h"
 
@@ -99,16 +100,16 @@ struct BlurPoint {
     Position p = o;
     A total = 0;
     for (int64_t a = 0; a < depth.taps; ++a) {
-      p.axis[0] = depth.fold(o.axis[0] * depth.stride - depth.before + a);
+      p.axis[0] = fold(depth, o.axis[0] * depth.stride - depth.before + a);
       if (p.axis[0] == outside) continue;
       for (int64_t b = 0; b < height.taps; ++b) {
-        p.axis[1] = height.fold(o.axis[1] * height.stride - height.before + b);
+        p.axis[1] = fold(height, o.axis[1] * height.stride - height.before + b);
         if (p.axis[1] == outside) continue;
         const A outer =
             tap_of<A>(arguments.filters, shape, 0, a, o.channel) * tap_of<A>(arguments.filters, shape, 1, b, o.channel);
         A row = 0;
         for (int64_t c = 0; c < width.taps; ++c) {
-          p.axis[2] = width.fold(o.axis[2] * width.stride - width.before + c);
+          p.axis[2] = fold(width, o.axis[2] * width.stride - width.before + c);
           if (p.axis[2] == outside) continue;
           row += tap_of<A>(arguments.filters, shape, 2, c, o.channel) * pooled_value(shape, x, arguments.x_grid, p);
         }
@@ -126,13 +127,13 @@ AABLUR_HOST_DEVICE inline accumulator<T> gathered(const Shape& shape, const Filt
   using A = accumulator<T>;
   A total = 0;
   Position o = p;
-  shape.axis[0].readers(p.axis[0], [&](int64_t d, int64_t a) {
+  readers(shape.axis[0], p.axis[0], [&](int64_t d, int64_t a) {
     o.axis[0] = d;
-    shape.axis[1].readers(p.axis[1], [&](int64_t h, int64_t b) {
+    readers(shape.axis[1], p.axis[1], [&](int64_t h, int64_t b) {
       o.axis[1] = h;
       const A outer = tap_of<A>(filters, shape, 0, a, p.channel) * tap_of<A>(filters, shape, 1, b, p.channel);
       A row = 0;
-      shape.axis[2].readers(p.axis[2], [&](int64_t w, int64_t c) {
+      readers(shape.axis[2], p.axis[2], [&](int64_t w, int64_t c) {
         o.axis[2] = w;
         row += tap_of<A>(filters, shape, 2, c, p.channel) * widen(grad[offset_of(grid, o)]);
       });
@@ -274,15 +275,15 @@ struct TapsShare {
         if (a == own) first[a] = tap, last[a] = tap + 1;
       }
       for (int64_t a = first[0]; a < last[0]; ++a) {
-        p.axis[0] = shape.axis[0].fold(o.axis[0] * shape.axis[0].stride - shape.axis[0].before + a);
+        p.axis[0] = fold(shape.axis[0], o.axis[0] * shape.axis[0].stride - shape.axis[0].before + a);
         if (p.axis[0] == outside) continue;
         const A outer = own == 0 ? A(1) : tap_of<A>(filters, shape, 0, a, row);
         for (int64_t b = first[1]; b < last[1]; ++b) {
-          p.axis[1] = shape.axis[1].fold(o.axis[1] * shape.axis[1].stride - shape.axis[1].before + b);
+          p.axis[1] = fold(shape.axis[1], o.axis[1] * shape.axis[1].stride - shape.axis[1].before + b);
           if (p.axis[1] == outside) continue;
           const A middle = own == 1 ? outer : outer * tap_of<A>(filters, shape, 1, b, row);
           for (int64_t c = first[2]; c < last[2]; ++c) {
-            p.axis[2] = shape.axis[2].fold(o.axis[2] * shape.axis[2].stride - shape.axis[2].before + c);
+            p.axis[2] = fold(shape.axis[2], o.axis[2] * shape.axis[2].stride - shape.axis[2].before + c);
             if (p.axis[2] == outside) continue;
             const A weight = own == 2 ? middle : middle * tap_of<A>(filters, shape, 2, c, row);
             total += dy * double(weight) * double(widen(x[offset_of(arguments.x_grid, p)]));

@@ -37,14 +37,14 @@ struct BlurTile {
     [[maybe_unused]] typename Row::Columns columns;
     if constexpr (Border) {
       AABLUR_UNROLL
-      for (int j = 0; j < N; ++j) columns.at[j] = int(tiling.width.fold(left + j));
+      for (int j = 0; j < N; ++j) columns.at[j] = int(fold(tiling.width, left + j));
     }
     float sums[YO][XO][V] = {};
     AABLUR_UNROLL
     for (int r = 0; r < R; ++r) {
       float value[N][V];
       if constexpr (Border) {
-        const int row = int(tiling.height.fold(top + r));
+        const int row = int(fold(tiling.height, top + r));
         Row::read(source + (row == outside ? 0 : row) * tiling.source_row, columns, row != outside, tiling.source_pixel,
                   value);
       } else {
@@ -98,7 +98,7 @@ struct Gather {
       weights.used[a] = 0;
       const int i = start * S + First + a;
       if (i < 0 || i >= axis.pooled()) continue;
-      axis.readers(i, [&](int64_t o, int64_t t) {
+      readers(axis, i, [&](int64_t o, int64_t t) {
         AABLUR_UNROLL
         for (int k = 0; k < reads; ++k) {
           if (o - start != low + k) continue;
@@ -116,7 +116,7 @@ struct Gather {
     bool all = true;
     for (int64_t i = 0; i < n; i = i + 1 == 4 * K && n - 4 * K > i ? n - 4 * K : i + 1)
       for (int64_t u = i / tile; u <= (i - First) / tile; ++u)
-        axis.readers(i, [&](int64_t o, int64_t) { all = all && o - u * tile / S >= low && o - u * tile / S <= high; });
+        readers(axis, i, [&](int64_t o, int64_t) { all = all && o - u * tile / S >= low && o - u * tile / S <= high; });
     return all;
   }
 };
@@ -160,7 +160,7 @@ struct MaxBlurTile {
     [[maybe_unused]] int columns[N];
     if constexpr (Border) {
       AABLUR_UNROLL
-      for (int j = 0; j < N; ++j) columns[j] = int(tiling.width.fold(left + j));
+      for (int j = 0; j < N; ++j) columns[j] = int(fold(tiling.width, left + j));
     }
     Pooled history[Window][M];  // each source row's maxima along the width
     float sums[YO][XO][V] = {};
@@ -175,7 +175,7 @@ struct MaxBlurTile {
       if (r < 0) continue;
       Pooled pooled[M];
       if constexpr (Border) {
-        border_row(source, int(tiling.height.fold(top + r)), columns, pooled);
+        border_row(source, int(fold(tiling.height, top + r)), columns, pooled);
       } else {
         AABLUR_UNROLL
         for (int m = 0; m < M; ++m) {

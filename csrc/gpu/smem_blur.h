@@ -222,7 +222,7 @@ struct Spread {
       const int64_t start = o * S - before;
       if (start >= 0 && start + K <= n) continue;
       for (int64_t t = 0; t < K; ++t) {
-        const int64_t i = axis.fold(start + t), d = i - start + lead;
+        const int64_t i = fold(axis, start + t), d = i - start + lead;
         if (i != outside && (d < 0 || d >= reach)) return false;
       }
     }

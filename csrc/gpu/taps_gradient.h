@@ -36,7 +36,7 @@ struct MomentShares {
     int64_t columns[K];
     auto fold_columns = [&] {
       AABLUR_UNROLL
-      for (int c = 0; c < K; ++c) columns[c] = width.fold(w * width.stride - width.before + c);
+      for (int c = 0; c < K; ++c) columns[c] = fold(width, w * width.stride - width.before + c);
     };
     if (!last) fold_columns();
     for (int64_t at = part; at < moments.rest; at += moments.parts) {
@@ -50,7 +50,7 @@ struct MomentShares {
           grad[image * arguments.grad_grid.image + h * arguments.grad_grid.axis[1] + w * arguments.grad_grid.axis[2]]);
       AABLUR_UNROLL
       for (int b = 0; b < K; ++b) {
-        const int64_t row = height.fold(h * height.stride - height.before + b);
+        const int64_t row = fold(height, h * height.stride - height.before + b);
         if (row == outside) continue;
         const T* from = x + image * arguments.x_grid.image + row * arguments.x_grid.axis[1];
         AABLUR_UNROLL
