@@ -22,7 +22,7 @@ LAYOUTS = ("nchw", "nhwc")
 BACKENDS = ("cuda", "triton")
 SECTOR = 32  # bytes
 # Of a launch over more elements, a part is executed: no fewer blocks than that, one of each of as many alike parts.
-MOST_ELEMENTS, LEAST_BLOCKS = 1 << 20, 128
+MOST_ELEMENTS, LEAST_BLOCKS = 1 << 19, 96
 # A multiprocessor of sm_90 (CUDA C++ Programming Guide, compute capabilities), and how many an H100 and an H200 have.
 SMS, MOST_WARPS, MOST_BLOCKS, REGISTERS, SHARED = 132, 64, 32, 65536, 227 << 10
 SHARED_OF_SYSTEM, REGISTERS_AT_ONCE = 1 << 10, 256  # a block, a warp
