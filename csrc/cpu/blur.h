@@ -58,7 +58,7 @@ class RowBlur {
     auto each = [&](auto&& f) {
       for (int64_t d = range.depth.begin; d < range.depth.end; ++d)
         for (int64_t h = range.height.begin; h < range.height.end; ++h)
-          f(d, h, out + d * strides.depth + h * strides.height);
+          f(d, h, out + d * strides.axis[0] + h * strides.axis[1]);
     };
     if constexpr (has_lookup<A>) {
       if (by_lookup()) {
@@ -78,7 +78,7 @@ class RowBlur {
             return blur_row(0, out, [](const Term*, int64_t) {});
           }
           const auto [depths, heights] = range;
-          const int64_t depth_stride = strides.depth, height_stride = strides.height;
+          const int64_t depth_stride = strides.axis[0], height_stride = strides.axis[1];
           O* const plane_out = out;
           Ahead ahead = ahead_;
           for (int64_t d = depths.begin; d < depths.end; ++d)
@@ -92,7 +92,7 @@ class RowBlur {
       }
     }
     if (plan_.per_channel) {
-      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.pixel); });
+      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.axis[2]); });
     }
     const Terms terms = terms_of(source.strides);
     each([&](int64_t d, int64_t h, O* row) {
@@ -103,7 +103,7 @@ class RowBlur {
         weights_.get()[count_++] = terms.list[t].weight;
       }
       if (plan_.lanes == 1 && count_ > 0) ahead_(rows_[count_ - 1]);
-      blend(source.pixel(), plane, tile, row, strides.pixel);
+      blend(source.pixel(), plane, tile, row, strides.axis[2]);
     });
   }
 
@@ -145,8 +145,9 @@ class RowBlur {
           term_begin_.push_back(int64_t(term_list_.size()));
           for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
             for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b)
-              term_list_.push_back({depth.entries[a].source * strides.depth + height.entries[b].source * strides.height,
-                                    left[depth.entries[a].tap] * right[height.entries[b].tap]});
+              term_list_.push_back(
+                  {depth.entries[a].source * strides.axis[0] + height.entries[b].source * strides.axis[1],
+                   left[depth.entries[a].tap] * right[height.entries[b].tap]});
         }
       term_begin_.push_back(int64_t(term_list_.size()));
     }

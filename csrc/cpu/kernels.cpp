@@ -24,7 +24,7 @@ void for_rows(RowRange rows, F&& f) {
 // Where a unit's plane of the result begins.
 template <class T>
 T* result_plane(void* out, const Strides& strides, const Unit& unit, Tile tile) {
-  return static_cast<T*>(out) + unit.image * strides.image + unit.plane * strides.plane + tile.first;
+  return static_cast<T*>(out) + unit.image * strides.image + unit.plane * strides.channel + tile.first;
 }
 
 // The rows of a unit's result.
@@ -73,7 +73,7 @@ void max_blur_rows(const BlurArguments& arguments, int64_t begin, int64_t end) {
       source.start(unit, tile, owned);
       T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
+        blur.row(source, unit.plane, tile, d, h, out + d * strides.axis[0] + h * strides.axis[1], strides.axis[2]);
       });
       source.finish();
     });
@@ -100,7 +100,7 @@ void max_blur_backward_rows(const MaxBackwardArguments& arguments, int64_t begin
       selecting.start(unit, tile);
       T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(band_rows(plan, unit.band, plan.axis[0].size, plan.axis[1].size), [&](int64_t d, int64_t h) {
-        selecting.row(blur, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
+        selecting.row(blur, d, h, out + d * strides.axis[0] + h * strides.axis[1], strides.axis[2]);
       });
     });
   });

@@ -332,7 +332,7 @@ class MaxPlane {
 
 // Where the rows of a plane on the grid of x lie.
 inline Strides grid_strides(const Plan& plan) {
-  return {0, 0, plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1};
+  return {0, 0, {plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1}};
 }
 
 // Calls f(the first byte of a row of maxima in a plane's codes, its position on the grid of x, its length) for all
@@ -343,7 +343,7 @@ inline void for_code_rows(const Plan& plan, F&& f) {
   const int64_t height = plan.axis[1].pooled(), width = plan.axis[2].pooled(), row_bytes = plan.packing.row_bytes;
   int64_t byte = 0;
   for (int64_t d = 0; d < plan.axis[0].pooled(); ++d)
-    for (int64_t h = 0; h < height; ++h, byte += row_bytes) f(byte, d * grid.depth + h * grid.height, width);
+    for (int64_t h = 0; h < height; ++h, byte += row_bytes) f(byte, d * grid.axis[0] + h * grid.axis[1], width);
 }
 
 // Pooled planes on the grid of x, for plans with whole_planes.
