@@ -177,10 +177,7 @@ class RowBlur {
   void blend(int64_t source_pixel, int64_t plane, Tile tile, O* out, int64_t pixel) {
     if (plan_.lanes > 1) return blend_pixels(source_pixel, tile, out, pixel);
     const A* taps = tap(2, 0, plane, tile);
-    const int64_t stride = plan_.axis[2].stride;
-    if (stride == 1) along<1>(taps, out);
-    else if (stride == 2) along<2>(taps, out);
-    else along<0>(taps, out);
+    static_switch<1, 2, 0>(plan_.axis[2].stride, [&](auto stride) { along<stride>(taps, out); });
   }
 
   void sum_rows(int64_t pixel, Tile tile) {
@@ -233,13 +230,10 @@ class RowBlur {
   void roll(int64_t source_pixel, Tile tile, int64_t first, int64_t outputs, O* out, int64_t pixel) {
     if constexpr (!Transposed && std::is_same_v<O, T>) {
       for (int64_t r = 0; r < count_; ++r) rows_[r] += first * source_pixel;
-      auto at_stride = [&](auto stride) {
-        roll_pixels<decltype(stride)::value>(rows_.get(), weights_.get(), count_, source_pixel, tile.count,
-                                             tap(2, 0, 0, tile), plan_.axis[2].taps, outputs, columns_.get(), out,
-                                             pixel);
-      };
-      if (plan_.axis[2].stride == 1) at_stride(std::integral_constant<int, 1>{});
-      else at_stride(std::integral_constant<int, 2>{});
+      static_switch<1, 2>(plan_.axis[2].stride, [&](auto stride) {
+        roll_pixels<stride>(rows_.get(), weights_.get(), count_, source_pixel, tile.count, tap(2, 0, 0, tile),
+                            plan_.axis[2].taps, outputs, columns_.get(), out, pixel);
+      });
       for (int64_t r = 0; r < count_; ++r) rows_[r] -= first * source_pixel;
     }
   }

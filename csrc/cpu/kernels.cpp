@@ -1,4 +1,7 @@
 // The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
+#include <tuple>
+
+#include "core/static_switch.h"
 #include "cpu/blur.h"
 #include "cpu/max_pool.h"
 
@@ -199,15 +202,11 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   });
 }
 
-// Run-time dtype -> template parameter.
+// Calls f with a value of the dtype's element type.
 template <class F>
 void with_dtype(Dtype dtype, F&& f) {
-  switch (dtype) {
-    case Dtype::float16: return f(float16{});
-    case Dtype::bfloat16: return f(bfloat16{});
-    case Dtype::float32: return f(float{});
-    case Dtype::float64: return f(double{});
-  }
+  using Elements = std::tuple<float16, bfloat16, float, double>;  // as Dtype counts them
+  static_switch<0, 1, 2, 3>(int64_t(dtype), [&](auto index) { f(std::tuple_element_t<index, Elements>{}); });
 }
 
 }  // namespace

@@ -166,7 +166,7 @@ class PooledRows {
     const bool pack = plane_ && owned_.depth.has(d) && owned_.height.has(h) && !packed_rows_[number(d, h)];
     if (!pack) return max_.template make<false>(x_, d, h, tile_, out, nullptr);
     max_.template make<true>(x_, d, h, tile_, out, codes_.get());
-    with_bits(plan_.packing.bits, [&](auto bits) {
+    static_switch<2, 4, 8, 16>(plan_.packing.bits, [&](auto bits) {
       for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t n) {
         pack_codes<bits>(codes_.get() + at, n, plane_ + byte, ceil_div(n * bits, 8));
       });
@@ -255,7 +255,7 @@ class SelectingRows {
     const int64_t n = plan_.axis[2].pooled() * tile_.count;
     blur.row(grad_, plane_index_, tile_, d, h, grads, tile_.count);
     if (plane_) {
-      with_bits(plan_.packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(plan_.packing.bits, [&](auto bits) {
         for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t count) {
           unpack_codes<bits>(plane_ + byte, plan_.packing.plane_bytes - byte, count, codes + at);
         });
@@ -366,7 +366,7 @@ class PooledPlane {
       max_.template make<true>(x.base, values_.get(), codes_.get());
       const Packing& packing = plan_.packing;
       uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
-      with_bits(packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(packing.bits, [&](auto bits) {
         for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
           pack_codes<bits>(codes_.get() + at, n, plane + byte, packing.plane_bytes - byte);
         });
@@ -418,7 +418,7 @@ class SelectingPlane {
     if (arguments_.codes) {
       const Packing& packing = plan_.packing;
       const uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
-      with_bits(packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(packing.bits, [&](auto bits) {
         for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
           unpack_codes<bits>(plane + byte, packing.plane_bytes - byte, n, codes + at);
         });

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "core/static_switch.h"
 #include "gpu/register_tiles.h"
 #include "gpu/smem_dispatch.h"
 #include "gpu/taps_gradient.h"
@@ -72,18 +73,12 @@ inline bool is_tileable(const Shape& shape, const Filters& filters) {
 // Calls f with taps and stride as constants, where tiles are compiled for them; false where not.
 template <class F>
 bool with_taps(const Axis& axis, F&& f) {
-  auto with_stride = [&](auto taps) {
-    if (axis.stride == 1) return f(taps, std::integral_constant<int, 1>{});
-    if (axis.stride == 2) return f(taps, std::integral_constant<int, 2>{});
-    return false;
-  };
-  switch (axis.taps) {
-    case 2: return with_stride(std::integral_constant<int, 2>{});
-    case 3: return with_stride(std::integral_constant<int, 3>{});
-    case 4: return with_stride(std::integral_constant<int, 4>{});
-    case 5: return with_stride(std::integral_constant<int, 5>{});
-    default: return false;
-  }
+  return static_switch<2, 3, 4, 5, 0>(axis.taps, [&](auto taps) {
+    return static_switch<1, 2, 0>(axis.stride, [&](auto stride) {
+      if constexpr (taps == 0 || stride == 0) return false;
+      else return f(taps, stride);
+    });
+  });
 }
 
 // Queues a tile kernel; launches of less than 2**31 threads.
@@ -194,14 +189,13 @@ bool with_window(const Shape& shape, F&& f) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const bool plain = height.window == width.window && height.window_padding == 0 && width.window_padding == 0 &&
                      height.window_dilation == 1 && width.window_dilation == 1 && width.stride == 2;
-  auto with = [&](auto taps) {
-    if (width.window == 2) return f(taps, std::integral_constant<int, 2>{});
-    if (width.window == 3) return f(taps, std::integral_constant<int, 3>{});
-    return false;
-  };
-  if (plain && width.taps == 3) return with(std::integral_constant<int, 3>{});
-  if (plain && width.taps == 4) return with(std::integral_constant<int, 4>{});
-  return false;
+  if (!plain) return false;
+  return static_switch<3, 4, 0>(width.taps, [&](auto taps) {
+    return static_switch<2, 3, 0>(width.window, [&](auto window) {
+      if constexpr (taps == 0 || window == 0) return false;
+      else return f(taps, window);
+    });
+  });
 }
 
 // Max-blur by tiles. Single channels share bytes of codes, so that only the general kernel makes those.
@@ -341,11 +335,8 @@ struct Dispatch {
     return launch(TapsSum<T>{arguments}, stream);
   }
   static const char* by_moments(const TapsArguments& arguments, const Moments& moments, void* stream) {
-    auto share = [&](auto taps) { return launch(MomentShares<T, decltype(taps)::value>(arguments, moments), stream); };
-    const char* error = moments.taps == 2   ? share(std::integral_constant<int, 2>{})
-                        : moments.taps == 3 ? share(std::integral_constant<int, 3>{})
-                        : moments.taps == 4 ? share(std::integral_constant<int, 4>{})
-                                            : share(std::integral_constant<int, 5>{});
+    const char* error = static_switch<2, 3, 4, 5>(
+        moments.taps, [&](auto taps) { return launch(MomentShares<T, taps>(arguments, moments), stream); });
     if (error || (error = launch(MomentPieces{moments, arguments.workspace}, stream))) return error;
     return launch(TapsFromMoments<T>{arguments, moments}, stream);
   }
