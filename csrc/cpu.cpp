@@ -226,8 +226,7 @@ int64_t wanted_units() {
   return 4 * int64_t(torch::stable::get_num_threads());
 }
 
-Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                 const std::string& padding_mode) {
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(x);
   const Map map = map_of(x, geometry);
@@ -245,7 +244,7 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
 }
 
 Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                          const std::string& padding_mode, bool channels_last) {
+                          StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(grad);
   const Map map = gradient_map(grad, size, geometry, channels_last);
@@ -280,7 +279,7 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
 }
 
 Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& axes,
-                               const std::string& padding_mode) {
+                               StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(x);
   const Map map = map_of(x, geometry), grad_map = gradient_map(grad, x, map, geometry);
@@ -330,21 +329,20 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   return {out, codes};
 }
 
-Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                     const std::string& padding_mode) {
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return std::get<0>(max_blur(x, taps, geometry, false));
 }
 
 std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                                               const std::string& padding_mode) {
+                                               StringHandle padding_mode) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return max_blur(x, taps, geometry, true);
 }
 
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
                               const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                              const std::string& padding_mode, bool channels_last) {
+                              StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Dtype dtype = dtype_of(grad);
   const Map map = gradient_map(grad, size, geometry, channels_last);
@@ -371,8 +369,8 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   return out;
 }
 
-std::string cpu_isa() {
-  return kernels().isa;
+Ints cpu_isa() {
+  return characters(kernels().isa);
 }
 
 }  // namespace

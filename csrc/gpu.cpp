@@ -93,8 +93,7 @@ gpu::Codes codes_of(const Geometry& geometry, const Map& map, uint8_t* data) {
   return {data, Packing(geometry.axis, map.channels_last, map.channels)};
 }
 
-Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                 const std::string& padding_mode) {
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry);
   const Map result = result_map(map, geometry.axis, false);
@@ -109,7 +108,7 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
 }
 
 Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                          const std::string& padding_mode, bool channels_last) {
+                          StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
@@ -126,7 +125,7 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
 }
 
 Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& axes,
-                               const std::string& padding_mode) {
+                               StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry);
   const Map of_grad = gradient_map(grad, x, map, geometry);
@@ -177,21 +176,20 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   return {out, codes};
 }
 
-Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                     const std::string& padding_mode) {
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return std::get<0>(max_blur(x, taps, geometry, false));
 }
 
 std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                                               const std::string& padding_mode) {
+                                               StringHandle padding_mode) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   return max_blur(x, taps, geometry, true);
 }
 
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
                               const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                              const std::string& padding_mode, bool channels_last) {
+                              StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last);
   const Map result = result_map(map, geometry.axis, true);
@@ -218,8 +216,8 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
 }
 
 #if defined(AABLUR_GPU_ON_HOST)
-std::string cpu_isa() {
-  return "gpu_on_host";
+Ints cpu_isa() {
+  return characters("gpu_on_host");
 }
 #endif
 
