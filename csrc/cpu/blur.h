@@ -204,10 +204,14 @@ class RowBlur {
       begin = table.interior_begin;
       end = table.interior_end;
       const int64_t first = begin * width.stride - width.before;
-      if (rolls_) roll(source_pixel, tile, first, end - begin, out + begin * pixel, pixel);
-      else
+      if (begin == end) {
+        // Nothing reads the pixels from `first` on: they may lie outside of the map.
+      } else if (rolls_) {
+        roll(source_pixel, tile, first, end - begin, out + begin * pixel, pixel);
+      } else {
         correlate_pixels(sum_.get() + first * tile.count, width.stride * tile.count, tile.count, tap(2, 0, 0, tile),
                          width.taps, end - begin, out + begin * pixel, pixel);
+      }
     }
     for (int64_t o = begin == 0 ? end : 0; o < plan_.result[2]; o = o + 1 == begin ? end : o + 1) {
       int64_t count = 0;

@@ -48,8 +48,7 @@ uint8_t* bytes_of(const Tensor& codes) {
 }
 
 template <const Backend& backend>
-Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                 const std::string& padding_mode) {
+Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry), result = result_map(map, geometry.axis, false);
   const Problem problem = problem_of(x, geometry, map, taps);
@@ -60,7 +59,7 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
 
 template <const Backend& backend>
 Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                          const std::string& padding_mode, bool channels_last) {
+                          StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last), result = result_map(map, geometry.axis, true);
   const Problem problem = problem_of(grad, geometry, map, taps);
@@ -71,7 +70,7 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
 
 template <const Backend& backend>
 Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor& taps, const Ints& axes,
-                               const std::string& padding_mode) {
+                               StringHandle padding_mode) {
   Geometry geometry(Geometry::of_blur, axes, padding_mode);
   const Map map = map_of(x, geometry), of_grad = gradient_map(grad, x, map, geometry);
   const Problem problem = problem_of(x, geometry, map, taps);
@@ -89,7 +88,7 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
 
 template <const Backend& backend>
 std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                                    const std::string& padding_mode, bool with_codes) {
+                                    StringHandle padding_mode, bool with_codes) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Map map = map_of(x, geometry), result = result_map(map, geometry.axis, false);
   const Problem problem = problem_of(x, geometry, map, taps);
@@ -102,21 +101,20 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
 }
 
 template <const Backend& backend>
-Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                     const std::string& padding_mode) {
+Tensor max_blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes, StringHandle padding_mode) {
   return std::get<0>(max_blur<backend>(x, taps, axes, padding_mode, false));
 }
 
 template <const Backend& backend>
 std::tuple<Tensor, Tensor> max_blur_pool_codes(const Tensor& x, const std::optional<Tensor>& taps, const Ints& axes,
-                                               const std::string& padding_mode) {
+                                               StringHandle padding_mode) {
   return max_blur<backend>(x, taps, axes, padding_mode, true);
 }
 
 template <const Backend& backend>
 Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x, const std::optional<Tensor>& codes,
                               const std::optional<Tensor>& taps, const Ints& size, const Ints& axes,
-                              const std::string& padding_mode, bool channels_last) {
+                              StringHandle padding_mode, bool channels_last) {
   Geometry geometry(Geometry::of_max_blur, axes, padding_mode);
   const Map map = gradient_map(grad, size, geometry, channels_last), result = result_map(map, geometry.axis, true);
   const std::optional<Map> x_map = maxima_map(grad, x, codes, geometry, result);
@@ -154,8 +152,8 @@ constexpr const Backend& of_cpu = gpu::backend;
 constexpr const Backend& of_cpu = cpu::backend;
 #endif
 
-std::string cpu_isa() {
-  return of_cpu.name();
+Ints cpu_isa() {
+  return characters(of_cpu.name());
 }
 
 }  // namespace

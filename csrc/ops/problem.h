@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,6 +32,30 @@ inline Dtype dtype_of(const Tensor& x) {
   return Dtype::float32;
 }
 
+// A word among an op's arguments. Kernels take its handle, which torch leaves to them to delete: the std::string that
+// TORCH_BOX would make of it is leaked by torch's header, up to 2.13.
+class Word {
+ public:
+  explicit Word(StringHandle handle) : handle_(handle) {}
+  Word(Word&&) = delete;
+  ~Word() { torch_delete_string(handle_); }
+  std::string read() const {
+    size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
+    return {data, length};
+  }
+
+ private:
+  StringHandle handle_;
+};
+
+// A word that an op returns: its characters. torch itself leaks a str of a stable library.
+inline Ints characters(const char* word) {
+  return {word, word + std::strlen(word)};
+}
+
 inline PaddingMode padding_mode_of(const std::string& name) {
   if (name == "zeros") return PaddingMode::zeros;
   if (name == "reflect") return PaddingMode::reflect;
@@ -53,11 +78,11 @@ struct Geometry {
 
   enum Numbers { of_blur = 4, of_max_blur = 7 };
 
-  Geometry(Numbers numbers, const Ints& axes, const std::string& padding_mode) {
+  Geometry(Numbers numbers, const Ints& axes, StringHandle padding_mode) {
+    const PaddingMode mode = padding_mode_of(Word(padding_mode).read());
     rank = int(axes.size() / numbers);
     STD_TORCH_CHECK(rank >= 1 && rank <= 3 && axes.size() == size_t(rank * numbers), "aablur: axes must have ",
                     int(numbers), " numbers for each of 1 to 3 axes, not ", axes.size());
-    const PaddingMode mode = padding_mode_of(padding_mode);
     int64_t volume = 1;
     for (int i = 0; i < rank; ++i) {
       Axis& a = axis[3 - rank + i];
