@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard csrc/*/*) setup.py aablur/schemas.py
 TORCH := torch==2.13.0
-VARIANTS := sanitize gpu_on_host
+VARIANTS := sanitize machine_code
 export AABLUR_CUDA_ARCHS ?= 90
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
@@ -20,11 +20,13 @@ test: aablur/libaablur.so variants
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile $(PYTEST)
 	@echo "the same cases with the Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
-	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer, and with the GPU kernels on the host"
-	for variant in $(VARIANTS); do \
+	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer"
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/$$variant/libaablur.so \
-	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST) || exit 1; done
+	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/sanitize/libaablur.so \
+	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
+	@echo "the same cases as machine code of GPU kernels, executed on the CPU: CUDA's all, Triton's a part"
+	$(BIN)/python -m benchmarks.codegen.interpreter -m pytest tests/test_correct.py -k "not reference" -n 2 \
+	$(if $(AABLUR_CUDA),$(if $(PYTEST),,--all-kernels),-k triton) $(PYTEST)
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .

@@ -128,6 +128,15 @@ def write_ninja(nvcc: str | None) -> None:
         ninja.build([target], "link", objects, variables={"flags": flags})
 
     native, links_native = cpu("native", "-O3"), f"{links_torch} -Wl,-s"
+    # The interpreter of machine code, with a driver of CUDA for Triton and, beside CUDA objects, CUDA's runtime.
+    of_cpu = X86_ISAS["avx2"] if x86 else ""
+    interpreter = {
+        source.stem: compiled(f"machine_code/{source.stem}", source, f"-O3 -frounding-math {of_cpu}")
+        for source in sorted((ROOT / "tests/sass").glob("*.cpp"))
+    }
+    runtime, driver = (interpreter.pop(part, "") for part in ("runtime", "driver"))
+    machine_code = ["machine_code/libcuda.so.1"]
+    linked(machine_code[0], [*interpreter.values(), driver], "-Wl,-soname,libcuda.so.1")
     if nvcc:
         home = Path(nvcc).resolve().parent.parent
         ninja.variable("nvcc", nvcc)
@@ -151,27 +160,14 @@ def write_ninja(nvcc: str | None) -> None:
         native += [backend, *cuda]
         links_native += f" -L{home}/lib64 -L{home}/targets/x86_64-linux/lib -lcudart_static -lrt -ldl -lpthread"
 
-        # The same objects, with the interpreter in place of CUDA's runtime; and a driver of CUDA, for Triton.
-        of_cpu = X86_ISAS["avx2"] if x86 else ""
-        interpreter = {
-            source.stem: compiled(f"machine_code/{source.stem}", source, f"-O3 -frounding-math {of_cpu}")
-            for source in sorted((ROOT / "tests/sass").glob("*.cpp"))
-        }
-        runtime, driver = (interpreter.pop(part, "") for part in ("runtime", "driver"))
         objects = [backend, *cuda, *interpreter.values(), runtime]
         wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
-        linked(
-            f"machine_code/{LIBRARY}",
-            library("machine_code", objects, "-O3", serves="-DAABLUR_GPU_ON_HOST"),
-            f"{wraps} {links_torch}",
-        )
-        linked("machine_code/libcuda.so.1", [*interpreter.values(), driver], "-Wl,-soname,libcuda.so.1")
-        ninja.build(["machine_code"], "phony", [f"machine_code/{LIBRARY}", "machine_code/libcuda.so.1"])
-    linked(
-        f"native/{LIBRARY}",
-        library("native", native, "-O3", architectures, "-DAABLUR_CUDA" if nvcc else ""),
-        links_native,
-    )
+        machine_code.append(f"machine_code/{LIBRARY}")
+        objects = library("machine_code", objects, "-O3", serves="-DAABLUR_GPU_ON_HOST")
+        linked(machine_code[1], objects, f"{wraps} {links_torch}")
+    ninja.build(["machine_code"], "phony", machine_code)
+    native = library("native", native, "-O3", architectures, "-DAABLUR_CUDA" if nvcc else "")
+    linked(f"native/{LIBRARY}", native, links_native)
     ninja.build(["native"], "phony", [f"native/{LIBRARY}"])
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
     checked = f"-O1 -g {checks} -Wno-maybe-uninitialized"

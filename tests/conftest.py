@@ -5,6 +5,8 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads leave the cores to others
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
@@ -17,6 +19,11 @@ import pytest
 import torch
 from case import Case
 from hypothesis import settings
+
+from aablur import backends
+from benchmarks.codegen.interpreter import IN_USE, LIBRARY, Interpreter, launch_triton
+
+ON_MACHINE_CODE = os.environ.get(IN_USE) == "1"
 
 collect_ignore = [] if torch.cuda.is_available() else ["test_cuda.py"]
 settings.register_profile("ci", max_examples=600, deadline=None, derandomize=True)
@@ -37,12 +44,16 @@ def _reads(case: Case) -> int:
 
 def _has_time(item: pytest.Item) -> bool:
     """Triton compiles each geometry for a second or two, and its interpreter takes as long for a few rows: on a GPU
-    every sixteenth case is run, in the interpreter those and all small ones.
+    every sixteenth case is run, as machine code on a CPU every 64th, in Triton's interpreter the former and all small
+    ones.
     """
     parameters = item.callspec.params if hasattr(item, "callspec") else {}  # pyright: ignore
     if parameters.get("device") != "triton":
         return True
-    case, few = parameters["case"], zlib.crc32(parameters["case"].id.encode()) % 16
+    case, few = parameters["case"], zlib.crc32(parameters["case"].id.encode()) % 64
+    if ON_MACHINE_CODE:
+        return few == 0
+    few %= 16
     if os.environ.get("TRITON_INTERPRET") != "1":
         return few == 0
     if parameters.get("recompute") and (case.window is None or few % 4):
@@ -56,8 +67,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if _has_time(item)]
 
 
+def _kernels(executed: bool) -> set[str]:
+    return Interpreter(LIBRARY).kernels(executed) if LIBRARY.exists() else set()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With --all-kernels every CUDA kernel there is must have been executed, in whichever process."""
+    if not session.config.getoption("all_kernels"):
+        return
+    executed = _kernels(executed=True)
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["kernels"] = sorted(executed)
+        return
+    missed = _kernels(executed=False) - executed - _executed_by_workers
+    if missed:
+        print(f"\nexecuted by no test: {len(missed)} kernels\n" + "\n".join(sorted(missed)))
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_executed_by_workers: set[str] = set()
+
+
+class _Workers:
+    def pytest_testnodedown(self, node: Any) -> None:
+        _executed_by_workers.update(getattr(node, "workeroutput", {}).get("kernels", ()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-kernels", action="store_true", help="fail unless every CUDA kernel was executed")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Workers())
+    if ON_MACHINE_CODE:
+        launch_triton()
+        mock.patch.object(backends, "interprets_triton", lambda: True).start()
     if os.environ.get("TRITON_INTERPRET") == "1":
         import triton_interpreter
 

@@ -1,57 +1,22 @@
-"""Launches every Triton kernel through Triton's own launcher, on a CUDA driver that does nothing: for test_launches.py.
+"""Launches every Triton kernel through Triton's own launcher, on the interpreter's driver: for test_launches.py.
 
-`python launches.py LIBCUDA`, the library that `build` makes. What the driver is given must be what the compiled kernel
-takes: as many parameters, pointers where it has pointers, and the numbers that were passed.
+What the driver is given must be what the compiled kernel takes: as many parameters, pointers where it has pointers, and
+the numbers that were passed.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-DRIVER = r"""
-#include <stdint.h>
-#include <string.h>
-static int count;
-static uint64_t values[128];
-static unsigned grid[3], block[3];
-typedef struct { unsigned grid[3], block[3], shared; } Config;
-void expect(int n) { count = n; }
-void launched(uint64_t* v, unsigned* g, unsigned* b) {
-  memcpy(v, values, sizeof values), memcpy(g, grid, sizeof grid), memcpy(b, block, sizeof block);
-}
-int cuLaunchKernelEx(const Config* config, void* function, void** params, void** extra) {
-  memcpy(grid, config->grid, sizeof grid), memcpy(block, config->block, sizeof block);
-  for (int i = 0; i < count; ++i) values[i] = *(const uint64_t*)params[i];
-  return 0;
-}
-int cuPointerGetAttribute(void* out, int attribute, uint64_t pointer) { return *(uint64_t*)out = pointer, 0; }
-int cuDeviceGetAttribute(int* out, int attribute, int device) { return *out = 1024, 0; }
-int cuFuncGetAttribute(int* out, int attribute, void* function) { return *out = attribute ? 0 : 1024, 0; }
-int cuCtxGetCurrent(void** out) { return *out = &count, 0; }
-int cuModuleLoadData(void** out, const void* image) { return *out = &count, 0; }
-int cuModuleGetFunction(void** out, void* module, const char* name) { return *out = &count, 0; }
-#define NOTHING(name) int name(void) { return 0; }
-NOTHING(cuInit) NOTHING(cuCtxGetDevice) NOTHING(cuCtxGetLimit) NOTHING(cuCtxSetCurrent) NOTHING(cuCtxSetLimit)
-NOTHING(cuDeviceGet) NOTHING(cuDeviceGetCount) NOTHING(cuDevicePrimaryCtxRetain) NOTHING(cuDriverGetVersion)
-NOTHING(cuFuncSetAttribute) NOTHING(cuFuncSetCacheConfig) NOTHING(cuGetErrorString) NOTHING(cuModuleUnload)
-NOTHING(cuOccupancyMaxActiveClusters) NOTHING(cuStreamIsCapturing) NOTHING(cuTensorMapEncodeIm2col)
-NOTHING(cuTensorMapEncodeTiled)
-"""
+import torch
+from case import arrange
 
-
-def build(folder: Path) -> Path:
-    source, library = folder / "driver.c", folder / "libcuda.so.1"
-    source.write_text(DRIVER)
-    compiler = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
-    subprocess.run([*compiler, "-o", str(library), str(source)], check=True)
-    return library
+from aablur import triton_banded, triton_kernels, triton_ops
+from aablur.geometry import IDENTITY, Geometry
+from benchmarks.codegen import interpreter
 
 
 def flat(values: Any, types: Any) -> Iterator[tuple[Any, str]]:
@@ -76,10 +41,8 @@ class Spy:
         compiled = self.kernel[grid](*args, **options)
         entry = compiled.asm["ptx"].split(".entry")[1].split("\n)")[0]
         kinds = re.findall(r"\.param \.(u64 \.ptr|\w+)", entry)
-        self.driver.expect(len(kinds))
-        self.kernel[grid](*args, **options)
         values, launched, block = (ctypes.c_uint64 * 128)(), (ctypes.c_uint * 3)(), (ctypes.c_uint * 3)()
-        self.driver.launched(values, launched, block)
+        assert self.driver.sass_last_launch(values, 128, launched, block) == len(kinds)
         assert tuple(launched) == (*grid, 1, 1)[:3] and tuple(block) == (32 * compiled.metadata.num_warps, 1, 1)
         given = dict(zip(self.kernel.arg_names, args, strict=False)) | options
         signature = compiled.src.signature
@@ -95,28 +58,8 @@ class Spy:
         self.launches += 1
 
 
-def main(library: Path) -> None:
-    os.environ["TRITON_LIBCUDA_PATH"] = str(library.parent)
-    driver = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    import torch
-    import triton
-    from case import arrange
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.driver import CudaDriver
-
-    from aablur import triton_banded, triton_kernels, triton_ops
-    from aablur.geometry import IDENTITY, Geometry
-
-    class Hopper(CudaDriver):
-        def __init__(self) -> None:
-            super().__init__()
-            self.get_current_device = lambda: 0
-            self.get_current_stream = lambda device: 0
-
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", 90, 32)
-
-    triton.runtime.driver.set_active(Hopper())
+def main() -> None:
+    driver = interpreter.launch_triton().library
     spies = {}
     for module in (triton_kernels, triton_banded):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
@@ -149,4 +92,4 @@ def main(library: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -48,30 +48,43 @@ def test_minimal_bytes() -> None:
 
 
 def test_predictions() -> None:
-    """A row that few instructions suffice for takes what its bytes take; one that takes many is bound by them."""
+    """What binds is the largest of what bytes, issue slots, half-rate instructions and shared memory take."""
     row = Row("ResNet-50", "blur_pool2d", "forward", "bfloat16", "channels_last", (64, 64, 112, 112))
-    card = model.Card("card", 1e12, 1e13)
-    memory = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(1, 1)})
-    assert memory and memory.bound == "memory"
-    assert memory.ms == pytest.approx(row.minimal_bytes / 1e9 + 2e-3)
-    issue = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(100)})
-    assert issue and issue.bound == "issue"
-    assert issue.ms == pytest.approx(row.elements * 100 / 1e10 + 2e-3)
-    alu = model.predict(row, OURS, card, {"blur, bfloat16, channels_last": model.Count(100, 80)})
-    assert alu and alu.bound == "alu"
-    assert alu.ms == pytest.approx(row.elements * 160 / 1e10 + 2e-3)
+    card, key = model.Card("card", 1e12, 100, 1e9), ("cuda", "blur", "nhwc", "bf16", 112)
+    efficiency, blocks = model.EFFICIENCY, 100 / row.elements  # one block an SM
+
+    def predicted(**count: float) -> model.Prediction:
+        found = model.predict(row, OURS, card, {key: model.Count(blocks=blocks, **count)})
+        assert found
+        return found
+
+    assert predicted(slots=1).bound == "memory"
+    assert predicted(slots=1).ms == pytest.approx(row.minimal_bytes / 1e9 + 2e-3)
+    assert predicted(slots=1000).bound == "issue"
+    assert predicted(slots=1000).ms == pytest.approx(row.elements * 1e6 / (12.8e12 * efficiency) + 2e-3)
+    assert predicted(slots=1000, half_rate=800).bound == "half rate"
+    assert predicted(slots=1000, half_rate=800).ms == pytest.approx(row.elements * 8e5 / (6.4e12 * efficiency) + 2e-3)
+    assert predicted(slots=1, wavefronts=10).bound == "shared memory"
+    assert predicted(slots=1, wavefronts=10).ms == pytest.approx(row.elements * 10 / 1e8 + 2e-3)
     assert model.predict(row, OURS, card, {}) is None
 
 
+def test_idle_multiprocessors_are_predicted() -> None:
+    """A block more than there are SMs takes as long as twice as many."""
+    row = Row("ResNet-50", "blur_pool2d", "forward", "bfloat16", "channels_last", (64, 64, 112, 112))
+    card, key = model.Card("card", 1e15, 100, 1e9), ("cuda", "blur", "nhwc", "bf16", 112)
+    times = []
+    for blocks in (101, 200):
+        found = model.predict(row, OURS, card, {key: model.Count(1000 * blocks / 200, blocks=blocks / row.elements)})
+        assert found
+        times.append(found.ms)
+    assert times[0] == pytest.approx(times[1], rel=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("op", "layout", "dtype"), product(model.KINDS, ("NCHW", "channels_last"), ("bfloat16", "float32"))
+    ("op", "layout", "dtype", "provider"),
+    product(model.OPS, model.LAYOUTS, ("bfloat16", "float32"), (OURS, TRITON)),
 )
-def test_triton_is_predicted(op: tuple[str, str], layout: str, dtype: str) -> None:
-    """From the committed counts, but for channels whose codes share bytes, which take a kernel more."""
-    counts = model.counted()
-    row = Row("ResNet-50", *op, dtype, layout, (64, 64, 56, 56))
-    assert model.predict(row, TRITON, model.CARDS[0], counts)
-    odd = Row("odd", *op, dtype, layout, (64, 62, 57, 57))
-    assert (model.predict(odd, TRITON, model.CARDS[0], counts) is None) == (
-        op[0] == "max_blur_pool2d" and layout == "channels_last"
-    )
+def test_the_committed_counts_predict(op: tuple[str, str], layout: str, dtype: str, provider: str) -> None:
+    row = Row("ResNet-50", *op, dtype, layout, (64, 256, 56, 56))
+    assert model.predict(row, provider, model.CARDS[0], model.counted())

@@ -8,22 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import launches
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: it has no wheel for this machine")
 
+from benchmarks.codegen import interpreter
+
 
 def test_launches(tmp_path: Path) -> None:
-    """On a driver that does nothing, but for keeping what it was given: kernel, grid, block, parameters."""
+    """On a driver that executes what it is given, and keeps kernel, grid, block and parameters."""
     here = Path(__file__).parent
-    paths = os.pathsep.join(map(str, (here.parent, here)))
-    environment = os.environ | {"PYTHONPATH": paths, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    environment.pop("TRITON_INTERPRET", None)
-    library = launches.build(tmp_path)
-    done = subprocess.run(
-        [sys.executable, launches.__file__, str(library)], env=environment, capture_output=True, text=True
-    )
+    environment = interpreter.environment() | {
+        "PYTHONPATH": os.pathsep.join(map(str, (here.parent, here))), "TRITON_CACHE_DIR": str(tmp_path / "cache"),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, here / "launches.py"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     counts = ast.literal_eval(done.stdout)
     assert len(counts) == 6 and all(counts.values()), counts

@@ -11,13 +11,14 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from . import interpreter
 from .launches import BACKENDS, DTYPES, LAYOUTS, OPS, Launch, count
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--case", nargs=7, metavar=("OP", "DTYPE", "LAYOUT", "N", "C", "H", "W"), help="one launch")
     parser.add_argument("--taps", type=int, default=3, metavar="K")
     parser.add_argument("--per-channel", action="store_true", help="a given filter for each channel")
@@ -26,8 +27,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--window-padding", type=int, default=0, metavar="P")
     parser.add_argument("--padding-mode", default="reflect", metavar="M")
     parser.add_argument("--backend", default="cuda", choices=BACKENDS)
-    parser.add_argument("--profile", action="store_true", help="how often each instruction was issued, to standard error")
-    parser.add_argument("--update", action="store_true", help="write what was counted into the budgets")
+    parser.add_argument(
+        "--profile", action="store_true", help="how often each instruction was issued, to standard error"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="launches whose name contains it")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the counts there")
+    parser.add_argument("--update", action="store_true", help="set the budgets to what was counted")
     options = parser.parse_args()
     if options.case:
         for value, known in zip(options.case, (OPS, DTYPES, LAYOUTS), strict=False):
@@ -45,7 +50,7 @@ def main() -> int:
     if not options.case:
         from . import table
 
-        return table.main(options.update)
+        return table.main(options.update, options.csv, options.only)
     op, dtype, layout, *shape = options.case
     images, channels, height, width = map(int, shape)
     launch = Launch(

@@ -1,5 +1,7 @@
 """The interpreter of machine code (tests/sass) from Python: whole launches of compiled kernels, executed on the CPU.
 
+`python -m benchmarks.codegen.interpreter ARGUMENT...` runs Python with these arguments in a process that uses it.
+
 setup.py's variant machine_code builds two libraries. One is the package's own with its CUDA kernels in place of the
 CPU's: in a process started with `environment()`, ops of CPU tensors run through it. The other is a driver of CUDA for
 Triton: after `launch_triton()`, Triton compiles for sm_90 and launches on it, tensors of the CPU.
@@ -13,6 +15,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / "build/machine_code"
 LIBRARY, DRIVER = FOLDER / "libaablur.so", FOLDER / "libcuda.so.1"
 ARCHITECTURE = 90
+IN_USE = "AABLUR_MACHINE_CODE"  # set in environment()
 
 
 def tool(name: str) -> str | None:
@@ -46,7 +50,7 @@ def environment() -> dict[str, str]:
     cuobjdump = tool("cuobjdump")
     if cuobjdump is None:
         raise RuntimeError("cuobjdump (from `pip install triton`) is needed")
-    environment = os.environ | {"AABLUR_CUOBJDUMP": cuobjdump, "TRITON_LIBCUDA_PATH": str(FOLDER)}
+    environment = os.environ | {"AABLUR_CUOBJDUMP": cuobjdump, "TRITON_LIBCUDA_PATH": str(FOLDER), IN_USE: "1"}
     environment.pop("TRITON_INTERPRET", None)
     return environment | ({"AABLUR_LIBRARY": str(LIBRARY)} if LIBRARY.exists() else {})
 
@@ -56,7 +60,9 @@ class Interpreter:
 
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        self.library.sass_report.restype = self.library.sass_profile.restype = ctypes.c_char_p
+        for function in ("report", "profile", "executed", "kernels"):
+            if hasattr(self.library, f"sass_{function}"):
+                getattr(self.library, f"sass_{function}").restype = ctypes.c_char_p
 
     def report(self) -> list[dict[str, Any]]:
         """The launches since the last call, each with what it issued (tests/sass/session.cpp names the fields)."""
@@ -65,6 +71,11 @@ class Interpreter:
     def execute_share(self, share: float, least_blocks: int) -> None:
         """From now on this share of a launch's blocks is executed, spread over its grid, and no fewer than that."""
         self.library.sass_execute_share(ctypes.c_double(share), ctypes.c_uint64(least_blocks))
+
+    def kernels(self, executed: bool) -> set[str]:
+        """The names of those that are in the library, or of those that were launched."""
+        names = self.library.sass_executed() if executed else self.library.sass_kernels()
+        return set(names.decode().split())
 
     def profile(self, kernel: str) -> list[tuple[int, str]]:
         """Of each instruction that was issued: how often, and its text."""
@@ -125,3 +136,9 @@ def triton_serves() -> Iterator[None]:
     launch_triton()
     with mock.patch.object(backends, "interprets_triton", lambda: True), aablur.backend("triton"):
         yield
+
+
+if __name__ == "__main__":
+    if tool("cuobjdump") is None:
+        sys.exit(print("machine code is left out: there is no cuobjdump, which Triton's wheel carries"))
+    os.execve(sys.executable, [sys.executable, *sys.argv[1:]], environment())

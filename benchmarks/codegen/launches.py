@@ -67,6 +67,7 @@ class Counted:
     sectors: float  # of 32 bytes of global memory an element, each counted once a block
     sectors_ideal: float  # every byte of the maps once
     requested_sectors: float  # counted at each instruction: what the first-level cache serves
+    blocks: int
     waves: float  # blocks over those that a card holds at a time
     warps_per_sm: int
     registers: int
@@ -195,9 +196,8 @@ def count(launch: Launch, profile: bool = False) -> tuple[Counted, str]:
         sectors=an_element("sectors"),
         sectors_ideal=ideal / launch.elements,
         requested_sectors=an_element("requested_sectors"),
-        waves=sum(
-            k["grid"] / (SMS * blocks_per_sm(k["threads"], k["registers"], k["shared"])) for k in kernels
-        ),
+        blocks=sum(k["grid"] for k in kernels),
+        waves=sum(k["grid"] / (SMS * blocks_per_sm(k["threads"], k["registers"], k["shared"])) for k in kernels),
         warps_per_sm=resident * math.ceil(largest["threads"] / 32),
         registers=largest["registers"],
         spills=max(k["stack"] for k in kernels) + round(total("local")),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
-WARP, AT_ONCE = 32, 4  # threads of a warp, what a copy does in one turn
 KERNELS = ("BlurPlanes", "BlurBackwardPlanes", "MaxBlurPlanes", "MaxBackwardPlanes")
 INPUT_BYTES = 128 << 20  # of the maps that are cut
 
@@ -34,15 +32,6 @@ class Cut:
     code_bytes: int
     room: int  # bytes of shared memory
 
-    def turns(self, count: int, at_once: int = 1) -> float:
-        """Of a loop over `count` of something, of all threads of a block together over their number: every thread takes
-        every threads-th, warps that have none leave.
-        """
-        done, step = 0.0, self.threads * at_once
-        for begin in range(0, count, step):
-            done += min(self.threads, math.ceil((count - begin) / WARP) * WARP) / self.threads
-        return done
-
 
 @contextmanager
 def cutter() -> Iterator[ctypes.CDLL]:
@@ -61,38 +50,6 @@ def cut_of(library: ctypes.CDLL, kernel: str, itemsize: int, side: int, planes: 
     if not library.cut(KERNELS.index(kernel), itemsize, ctypes.c_int64(count), ctypes.c_int64(side), numbers):
         raise ValueError(f"kernel: no planes are cut for {kernel}")
     return Cut(*numbers)
-
-
-def _adjoint_turns(cut: Cut, side: int, outputs: int, above: int) -> list[float]:
-    """Of an adjoint's loops over two rows at a time: over rows whose next output is there, and what a plane has left;
-    segments that do not begin one have `above` rows more. A warp has threads of all segments of a band: it turns as
-    often as the one with most.
-    """
-    bands = []
-    for top in range(0, side, cut.rows):
-        loops = []
-        for first in range(top, min(top + cut.rows, side), cut.segment):
-            begin = first - above if first else 0
-            rows = min(first + cut.segment, side) - begin
-            whole = min(rows // 2, outputs - begin // 2 - 1)
-            loops.append((whole, math.ceil((rows - 2 * whole) / 2)))
-        bands.append([max(turns) for turns in zip(*loops, strict=True)])
-    return [sum(turns) / len(bands) for turns in zip(*bands, strict=True)]
-
-
-def turns(kernel: str, itemsize: int, side: int, cut: Cut) -> Sequence[float | tuple[float, Sequence[float]]]:
-    """Turns of the kernel's loops in their order; of one that has loops inside, with theirs in each of its turns."""
-    per_vector = 16 // itemsize
-    copy_in, copy_out = (cut.turns(n // per_vector, AT_ONCE) for n in (cut.elements_in, cut.elements_out))
-    codes, table = cut.turns(cut.code_bytes // 16, AT_ONCE), cut.turns(cut.table)
-    segments = math.ceil(cut.rows / cut.segment)
-    items = cut.turns(cut.planes * segments * cut.strips)
-    if kernel == "BlurBackwardPlanes":
-        return [copy_in, table, (items, _adjoint_turns(cut, side, (side + 1) // 2, 0)), copy_out]
-    if kernel == "MaxBackwardPlanes":
-        return [copy_in, codes, table, (items, _adjoint_turns(cut, side, side // 2, 2)), copy_out]
-    forward = [copy_in, table, (items, [cut.rows / segments]), copy_out]
-    return forward if kernel == "BlurPlanes" else [*forward, codes]
 
 
 def elements(kernel: str, cut: Cut) -> int:

@@ -1,16 +1,27 @@
-"""What the kernels should take on a GPU, from bytes and counted instructions: python -m benchmarks.gpu.model [FILE.csv]
+"""What the kernels should take on a GPU, by whole launches' counts: python -m benchmarks.gpu.model [FILE.csv]
 
-    time = launch + max(minimal bytes / the card's copy bandwidth, elements * instructions an element / its issue rate,
-                        elements * those of integers, bits, comparisons and conversions / half of that rate)
+    time = launch + max(bytes / copy bandwidth,
+                        issue slots / (issue rate * efficiency), half-rate slots / (half of it * efficiency),
+                        wavefronts / (one a clock on each multiprocessor)), the last three stretched by idle SMs
 
-Instructions are those of `make codegen` (results/codegen-sm90.csv), of the CUDA C++ kernels and of Triton's. A
-prediction is no measurement: it says which of the limits binds and how far off a measured row is. What shared memory
-takes is not in it. With a file of measured rows of a card that is known here, prints prediction beside measurement.
+Counts are those of `make codegen` (results/codegen-sm90.csv): whole launches of the sm_90 machine code, borders and
+idle lanes included. Assumptions:
+
+- memory: every byte of the maps moves once, at the speed of a copy of the same size. Halos that two blocks read come
+  from the second-level cache. Latency is hidden (fewer than 16 warps a multiprocessor will not always hide it).
+- issue: a multiprocessor issues 4 warp instructions a clock at most, and EFFICIENCY of that in a kernel of this kind.
+  The machine code of sm_90 stands for every card; other architectures compile to other code.
+- shared memory gives a wavefront a clock. Local memory is not counted.
+- SMs that have no block in the last round idle: the busiest one's blocks over the mean.
+
+A prediction is no measurement: it says which limit binds, and how far off a measured row is. With a file of measured
+rows of a card that is known here, prints prediction beside measurement.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,79 +35,89 @@ from .rows import Row, catalogue
 
 CODEGEN = RESULTS / "codegen-sm90.csv"
 LAUNCH_S = 2e-6  # inside a CUDA graph
+EFFICIENCY = 0.7  # of full issue
 
 
 @dataclass(frozen=True)
 class Card:
-    """bandwidth: of a copy, bytes read and written a second. issue: thread instructions a second."""
+    """bandwidth: of a copy, bytes read and written a second. clock: boost."""
 
     name: str
     bandwidth: float
-    issue: float
+    sms: int
+    clock: float
+
+    @property
+    def issue(self) -> float:
+        """Thread instructions a second: 4 schedulers of 32 lanes."""
+        return self.sms * 128 * self.clock
 
 
-# Issue: multiprocessors * 4 schedulers * 32 lanes * boost clock. Bandwidth: measured on the H200; 0.9 of the data
-# sheets' 2039 and 1008 GB/s for the others.
+# Bandwidth: measured on the H200; 0.9 of the data sheets' for the others.
 CARDS = (
-    Card("H200", 4.3e12, 132 * 128 * 1.98e9),
-    Card("A100", 0.9 * 2.039e12, 108 * 128 * 1.41e9),
-    Card("RTX 4090", 0.9 * 1.008e12, 128 * 128 * 2.52e9),
+    Card("H200", 4.3e12, 132, 1.98e9),
+    Card("H100", 0.9 * 3.35e12, 132, 1.98e9),
+    Card("A100", 0.9 * 2.039e12, 108, 1.41e9),
 )
-KINDS = {
+OPS = {
     ("blur_pool2d", "forward"): "blur",
-    ("blur_pool2d", "backward"): "adjoint",
-    ("max_blur_pool2d", "forward"): "max-blur",
-    ("max_blur_pool2d", "backward"): "max adjoint",
+    ("blur_pool2d", "backward"): "blur-backward",
+    ("max_blur_pool2d", "forward"): "max-blur-codes",
+    ("max_blur_pool2d", "backward"): "max-blur-backward",
 }
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+LAYOUTS = {"NCHW": "nchw", "channels_last": "nhwc"}
 
 
 @dataclass(frozen=True)
 class Count:
-    """Instructions an element of the larger map: all, and those that a card does at half its rate."""
+    """Of a launch, an element of the larger map; and its blocks for an element."""
 
-    all: float
-    alu: float = 0.0
+    slots: float
+    half_rate: float = 0.0
+    wavefronts: float = 0.0
+    blocks: float = 1.0
 
 
-def counted(path: Path = CODEGEN) -> dict[str, Count]:
-    """Of each kernel."""
+Key = tuple[str, str, str, str, int]  # backend, op, layout, dtype, side
+
+
+def counted(path: Path = CODEGEN) -> dict[Key, Count]:
+    """Of the launches of full batches, windows of 2, shared filters."""
+    found: dict[Key, Count] = {}
     with path.open(newline="") as file:
-        return {row["what"]: Count(float(row["instructions"]), float(row["alu"])) for row in csv.DictReader(file)}
-
-
-def instructions(row: Row, provider: str, counts: dict[str, Count]) -> Count | None:
-    """Of the provider's kernel that serves the row; None if it is not among those counted."""
-    _, channels, _, width = row.shape
-    dtype = "bfloat16" if row.dtype_name == "float16" else row.dtype_name  # they differ by conversions
-    if provider == TRITON:
-        op = ("max_" if row.window > 1 else "") + "blur_pool" + ("_backward" if row.direction == "backward" else "")
-        share_bytes = row.window > 1 and row.layout == "channels_last" and channels % 4 > 0
-        name = f"triton {op}{'_codes' * (op == 'max_blur_pool')}, {dtype}, {row.layout}"
-        return None if share_bytes else counts.get(name)
-    wide = 16 // row.dtype.itemsize  # elements that a thread reads at once
-    vector = 4 if row.window > 1 else wide
-    if row.layout == "channels_last":
-        path = "channels_last" if channels % vector == 0 else "single elements"
-    else:
-        path = f"planes of {width}" if width % wide else "NCHW rows"
-    return counts.get(f"{KINDS[row.op, row.direction]}, {dtype}, {path}")
+        for row in csv.DictReader(file):
+            if not row["budget"].endswith("batch full") or len(row["budget"].split()) != 6:
+                continue
+            backend, op, layout, dtype = row["budget"].split(",")[0].split()
+            elements = math.prod(map(int, row["shape"].split("x")))
+            slots, half_rate, wavefronts = (float(row[k]) for k in ("slots", "half_rate", "wavefronts"))
+            blocks = int(row["blocks"]) / elements
+            found[backend, op, layout, dtype, int(row["side"])] = Count(slots, half_rate, wavefronts, blocks)
+    return found
 
 
 @dataclass(frozen=True)
 class Prediction:
     ms: float
     of_copy: float
-    bound: str  # "memory", "issue" or "alu"
+    bound: str  # "memory", "issue", "half rate" or "shared memory"
 
 
-def predict(row: Row, provider: str, card: Card, counts: dict[str, Count]) -> Prediction | None:
-    count = instructions(row, provider, counts)
+def predict(row: Row, provider: str, card: Card, counts: dict[Key, Count]) -> Prediction | None:
+    """None where no launch of that op and size was counted."""
+    backend = "triton" if provider == TRITON else "cuda"
+    op, side = OPS[row.op, row.direction], row.shape[-1]
+    count = counts.get((backend, op, LAYOUTS[row.layout], DTYPES[row.dtype_name], side))
     if count is None:
         return None
+    blocks = count.blocks * row.elements
+    idle = math.ceil(blocks / card.sms) / (blocks / card.sms)
     limits = {
         "memory": row.minimal_bytes / card.bandwidth,
-        "issue": row.elements * count.all / card.issue,
-        "alu": row.elements * count.alu / (card.issue / 2),
+        "issue": row.elements * count.slots / (card.issue * EFFICIENCY) * idle,
+        "half rate": row.elements * count.half_rate / (card.issue / 2 * EFFICIENCY) * idle,
+        "shared memory": row.elements * count.wavefronts / (card.sms * card.clock) * idle,
     }
     bound = max(limits, key=lambda limit: limits[limit])
     seconds = LAUNCH_S + limits[bound]

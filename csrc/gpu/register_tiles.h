@@ -26,7 +26,7 @@ struct BlurTile {
     const int top = tile.row * YO * S - before, left = tile.column * XO * S - before;
     const bool inside = top >= 0 && left >= 0 && top + R <= tiling.source_height && left + N <= tiling.source_width &&
                         (tile.row + 1) * YO <= tiling.result_height && (tile.column + 1) * XO <= tiling.result_width;
-    if (AABLUR_INSIDE_ONLY || inside) blur<false>(tile, top, left);
+    if (inside) blur<false>(tile, top, left);
     else blur<true>(tile, top, left);
   }
 
@@ -149,7 +149,7 @@ struct MaxBlurTile {
     const bool inside = top >= 0 && left >= 0 && top + R + Window - 1 <= tiling.source_height &&
                         left + N + Window - 1 <= tiling.source_width && (tile.row + 1) * YO <= tiling.result_height &&
                         (tile.column + 1) * XO <= tiling.result_width;
-    if (AABLUR_INSIDE_ONLY || inside) blur<false>(tile, top, left);
+    if (inside) blur<false>(tile, top, left);
     else blur<true>(tile, top, left);
   }
 
@@ -292,7 +292,7 @@ struct BlurBackwardTile {
     const bool inside = i0 >= reach && j0 >= reach && i0 + YI + reach <= tiling.result_height &&
                         j0 + XI + reach <= tiling.result_width && i0 / S + Down::low + R <= tiling.source_height &&
                         j0 / S + Along::low + N <= tiling.source_width;
-    if (AABLUR_INSIDE_ONLY || inside) return gather<false>(tile, i0, j0);
+    if (inside) return gather<false>(tile, i0, j0);
     const Part kernel{tiling, x, out};
     constexpr int down = YI / Part::result_rows, along = XI / Part::result_columns;
     Tile part(tiling, uint32_t(i));

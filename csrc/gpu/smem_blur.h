@@ -153,7 +153,7 @@ struct BlurPlanes {
   }
   // The rows of the source that rows of the result need.
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
-    if (!map.is_banded()) return {0, map.source_height};
+    if (!map.banded) return {0, map.source_height};
     return rows_read<K, S>(map.height, map.before_height, row, rows);
   }
 
@@ -274,7 +274,7 @@ struct Weights {
   AABLUR_HOST_DEVICE static int first_row(int row) { return row / S + Spreads::low(above); }
   // The rows of outputs that rows of results read.
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
-    if (!map.is_banded()) return {0, map.source_height};
+    if (!map.banded) return {0, map.source_height};
     const int first = first_row(row), end = first + Spreads::reads(above, rows), low = first > 0 ? first : 0;
     return {low, (end < map.source_height ? end : map.source_height) - low};
   }

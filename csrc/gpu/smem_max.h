@@ -39,7 +39,7 @@ struct MaxBlurPlanes {
     return {first, first < end ? end - first : 0};
   }
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
-    if (!map.is_banded()) return {0, map.source_height};
+    if (!map.banded) return {0, map.source_height};
     const int top = Spreads::first(row), bottom = Spreads::first(row + rows - 1) + reach;
     const int end = bottom < map.height.size ? bottom : map.height.size, first = top > 0 ? top < end ? top : end : 0;
     return {first, end - first + Window - 1};
@@ -226,7 +226,7 @@ struct MaxBackwardPlanes {
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) { return Weights::read(map, row, rows); }
   // The rows of codes that rows of the result need.
   AABLUR_HOST_DEVICE static Rows code_rows(const Planes& map, int row, int rows) {
-    if (!map.is_banded()) return {0, map.height.size};
+    if (!map.banded) return {0, map.height.size};
     const int first = row > halo ? row - halo : 0, end = row + rows < map.height.size ? row + rows : map.height.size;
     return {first, end > first ? end - first : 0};
   }

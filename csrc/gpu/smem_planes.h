@@ -116,7 +116,7 @@ AABLUR_HOST_DEVICE inline void share(const T* global, int count, Thread thread, 
     for (int u = 0; u < at_once; ++u)
       if (v + u * Thread::count < vectors) vector(at, u * Thread::count * 16);
   }
-  if (AABLUR_INSIDE_ONLY || thread.index >= wide) return;
+  if (thread.index >= wide) return;
   if (thread.index < head) one(thread.index);
   if (thread.index < count - tail) one(tail + thread.index);
 }
@@ -247,8 +247,6 @@ struct Planes {
   const float* taps = nullptr;
   Codes codes;
 
-  // Whether blocks take bands of planes. For counting instructions: none does.
-  AABLUR_HOST_DEVICE bool is_banded() const { return !AABLUR_INSIDE_ONLY && banded; }
   int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
 };
 

@@ -6,11 +6,6 @@
 
 #include "gpu/generic.h"
 
-// For counting instructions: only the tiles that touch no border.
-#if !defined(AABLUR_INSIDE_ONLY)
-#define AABLUR_INSIDE_ONLY false
-#endif
-
 namespace aablur::gpu {
 
 // n / d and n % d for n < 2**31, by a multiplication.

@@ -129,9 +129,10 @@ Comparison comparison(Decoder& decoder) {
 }
 
 float half_to_float(uint16_t half) {
-  _Float16 v;
-  std::memcpy(&v, &half, 2);
-  return float(v);
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 1023;
+  if (exponent == 31) return as_float(sign | 0x7f800000 | fraction << 13);
+  if (exponent == 0) return as_float(sign | as_bits(float(fraction) * 0x1p-24f));
+  return as_float(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
 float bfloat16_to_float(uint16_t half) {
@@ -153,10 +154,11 @@ float to_odd(double value) {
 
 uint16_t to_half(double value) {
   if (std::isnan(value)) return 0x7fff;
-  const _Float16 v = _Float16(to_odd(value));
-  uint16_t half;
-  std::memcpy(&half, &v, 2);
-  return half;
+  const uint32_t bits = as_bits(to_odd(value)), magnitude = bits & 0x7fffffff;
+  const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
+  if (magnitude >= as_bits(65520)) return uint16_t(sign | 0x7c00);
+  if (magnitude < as_bits(0x1p-14f)) return uint16_t(sign | uint16_t(std::nearbyint(as_float(magnitude) * 0x1p24f)));
+  return uint16_t(sign | (((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13) - (112 << 10)));
 }
 
 uint16_t to_bfloat16(double value) {

@@ -103,6 +103,16 @@ const char* cudaGetErrorString(int) {
   return said.c_str();
 }
 
+// Lines of all kernels there are.
+#pragma GCC visibility push(default)
+const char* sass_kernels() {
+  static std::string names;
+  names.clear();
+  for (const auto& [host, function] : functions()) names += function.name + "\n";
+  return names.c_str();
+}
+#pragma GCC visibility pop
+
 // ---- torch's stable ABI: a tensor's memory may be touched from when an op asks where it is until it lets it go
 
 struct AtenTensorOpaque;

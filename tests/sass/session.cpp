@@ -59,6 +59,12 @@ std::string Session::profile(const std::string& kernel) {
   return out.str();
 }
 
+std::string Session::executed() const {
+  std::string out;
+  for (const auto& [key, program] : programs_) out += key.second + "\n";
+  return out;
+}
+
 }  // namespace sass
 
 namespace {
@@ -78,6 +84,11 @@ const char* sass_profile(const char* kernel) {
   auto& session = sass::Session::get();
   const std::lock_guard lock(session.mutex);
   return (answer = session.profile(kernel)).c_str();
+}
+const char* sass_executed() {
+  auto& session = sass::Session::get();
+  const std::lock_guard lock(session.mutex);
+  return (answer = session.executed()).c_str();
 }
 void sass_execute_share(double share, uint64_t least_blocks) {
   sass::Session::get().share = share;

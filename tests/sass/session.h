@@ -21,6 +21,7 @@ class Session {
   // What was launched since the last call, as JSON: a list of kernels, with their launch and its counts.
   std::string take_report();
   std::string profile(const std::string& kernel);  // lines of times issued and instruction
+  std::string executed() const;                    // lines of kernels that were launched
 
   std::mutex mutex;
   GlobalMemory memory;
@@ -40,6 +41,7 @@ class Session {
 extern "C" {
 const char* sass_report();
 const char* sass_profile(const char* kernel);
+const char* sass_executed();
 void sass_execute_share(double share, uint64_t least_blocks);
 void sass_allow(const void* begin, uint64_t bytes, bool writable);
 void sass_forget(const void* begin);
