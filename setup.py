@@ -13,6 +13,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -107,9 +108,13 @@ def write_ninja(nvcc: str | None) -> None:
         ninja.build([f"{name}.o"], rule, str(ROOT / source), variables={"flags": flags}, implicit=implicit)
         return f"{name}.o"
 
-    def library(variant: str, objects: list[str], flags: str, archs: list[str] | None = None) -> list[str]:
-        define = f"'-DAABLUR_CUDA_ARCHS=\"{';'.join(archs or [])}\"'"
-        return [compiled(f"{variant}/library", "csrc/ops/library.cpp", f"{flags} {sees_torch} {define}"), *objects]
+    def library(variant: str, objects: list[str], flags: str, archs: Sequence[str] = (), serves: str = "") -> list[str]:
+        define = f"'-DAABLUR_CUDA_ARCHS=\"{';'.join(archs)}\"'"
+        return [
+            compiled(f"{variant}/library", "csrc/ops/library.cpp", f"{flags} {sees_torch} {define}"),
+            compiled(f"{variant}/ops", "csrc/ops/ops.cpp", f"{flags} {sees_torch} {serves}"),
+            *objects,
+        ]
 
     def cpu(variant: str, flags: str) -> list[str]:
         defines = "-DAABLUR_X86" if x86 else ""
@@ -151,16 +156,18 @@ def write_ninja(nvcc: str | None) -> None:
             )
             for element, type_name in ELEMENTS.items()
         ]
-        native += [compiled("native/gpu", "csrc/gpu/backend.cpp", f"-O3 {sees_torch}"), *cuda]
+        backend = compiled("cuda/backend", "csrc/gpu/backend.cpp", f"-O3 {sees_torch}")
+        native += [backend, *cuda]
         links_native += f" -L{home}/lib64 -L{home}/targets/x86_64-linux/lib -lcudart_static -lrt -ldl -lpthread"
 
-        backend = compiled("machine_code/gpu", "csrc/gpu/backend.cpp", f"-O3 {sees_torch} -DAABLUR_GPU_ON_HOST")
         objects = [backend, *cuda, *interpreter.values(), runtime]
         wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
         machine_code.append(f"machine_code/{LIBRARY}")
-        linked(machine_code[1], library("machine_code", objects, "-O3"), f"{wraps} {links_torch}")
+        objects = library("machine_code", objects, "-O3", serves="-DAABLUR_GPU_ON_HOST")
+        linked(machine_code[1], objects, f"{wraps} {links_torch}")
     ninja.build(["machine_code"], "phony", machine_code)
-    linked(f"native/{LIBRARY}", library("native", native, "-O3", architectures), links_native)
+    native = library("native", native, "-O3", architectures, "-DAABLUR_CUDA" if nvcc else "")
+    linked(f"native/{LIBRARY}", native, links_native)
     ninja.build(["native"], "phony", [f"native/{LIBRARY}"])
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
     checked = f"-O1 -g {checks} -Wno-maybe-uninitialized"

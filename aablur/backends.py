@@ -67,7 +67,7 @@ def _why_not_triton() -> str | None:
 
 
 def _why_not_cuda() -> str | None:
-    if not torch.ops.aablur.cuda_archs():
+    if not _cuda_archs():
         return (
             "the native library was built without nvcc: install the CUDA toolkit, and run `AABLUR_CUDA=1 pip install "
             "--no-build-isolation --force-reinstall --no-deps aablur`"
@@ -89,7 +89,7 @@ def serving(device_type: str) -> str:
 
 def prefers_triton() -> bool:
     """Whether Triton serves CUDA devices. Asks no driver: a process that has asked cannot fork any more."""
-    has_cuda_kernels = has_native() and torch.ops.aablur.cuda_archs()
+    has_cuda_kernels = has_native() and _cuda_archs()
     return torch.version.cuda is not None and not has_cuda_kernels and importlib.util.find_spec("triton") is not None
 
 
@@ -102,6 +102,16 @@ def devices(backend: str) -> tuple[str, ...]:
 
 def has_native() -> bool:
     return _why_not_native is None
+
+
+def cpu_isa() -> str:
+    """The instruction set of the native CPU kernels."""
+    return "".join(map(chr, torch.ops.aablur.cpu_isa()))
+
+
+def _cuda_archs() -> str:
+    """The architectures that the CUDA kernels were compiled for; empty without them."""
+    return "".join(map(chr, torch.ops.aablur.cuda_archs()))
 
 
 @dataclass(frozen=True)
@@ -134,8 +144,8 @@ def info() -> Info:
     return Info(
         version=__version__,
         torch=torch.__version__,
-        cpu_isa=torch.ops.aablur.cpu_isa() if has_native() else None,
-        cuda_archs=torch.ops.aablur.cuda_archs() or None if has_native() else None,
+        cpu_isa=cpu_isa() if has_native() else None,
+        cuda_archs=_cuda_archs() or None if has_native() else None,
         forced=forced,
         serving={device: forced or serving(device) for device in devices},
         why_not=reasons,

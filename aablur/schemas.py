@@ -4,7 +4,7 @@
 max-blur then window, window_padding, window_dilation (`geometry.Axis`). One list, since torch takes the better part of
 a microsecond to read one. `taps` is None for the binomial filters of those sizes, or the filters of all axes side by
 side: (1, sum of sizes) or one row a channel. `size` is the spatial size of x. `codes` holds packed argmax codes:
-(images, planes an image, bytes a plane).
+(images, planes an image, bytes a plane). What cpu_isa and cuda_archs return are characters: torch leaks a str.
 """
 
 _GEOMETRY = "int[] axes, str padding_mode"
@@ -17,6 +17,6 @@ SCHEMAS = (
     f"max_blur_pool_codes(Tensor x, Tensor? taps, {_GEOMETRY}) -> (Tensor, Tensor)",
     f"max_blur_pool_backward(Tensor grad, Tensor? x, Tensor? codes, Tensor? taps, SymInt[] size, {_GEOMETRY}, "
     "bool channels_last) -> Tensor",
-    "cpu_isa() -> str",
-    "cuda_archs() -> str",
+    "cpu_isa() -> int[]",
+    "cuda_archs() -> int[]",
 )

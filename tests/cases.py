@@ -242,6 +242,33 @@ def _generate() -> Iterator[Case]:
                 )
 
 
+def _narrow() -> Iterator[Case]:
+    """Maps so narrow that no output, or hardly one, reads no border."""
+    pick, modes, dtypes = random.Random(1906).choice, list(MODES), list(DTYPES)
+    for taps in range(2, 8):
+        for stride in (1, 2):
+            for layout in ("channels_last", pick(LAYOUTS)):
+                yield from _both(Case(
+                    "narrow", (1, pick((32, 33, 64, 70)), pick((1, 2, 3, 4)), pick((1, 2, 3, 4))), taps=taps,
+                    stride=stride, dtype=pick(dtypes), padding_mode=pick(modes), layout=layout,
+                    padding=pick(("same", 7)),
+                ), pick((1, (1, 1))))  # fmt: skip
+    for size, taps, dtype in (((3, 3), 5, "f32"), ((9, 1), 3, "f32"), ((2, 2), 4, "bf16"), ((1, 1), 7, "f64")):
+        yield from _both(Case("narrow", (1, 64, *size), taps=taps, stride=1, dtype=dtype, layout="channels_last"), 1)
+    for mode in modes:  # all that is read lies in the pads
+        yield Case(
+            "narrow", (1, 64, 5, 6), stride=1, layout="channels_last", padding=((1, 1), (-70, 80)), padding_mode=mode,
+            taps=pick((3, "s3", "c3")),
+        )  # fmt: skip
+    for size in ((16, 2), (64, 1), (3, 24), (40, 1)):  # planes of few columns and many rows, which threads may share
+        for dtype in dtypes:
+            yield from _both(Case(
+                "narrow", (1, 5, *size), taps=pick((3, 4, 5, "s4")), stride=pick((1, 2)), dtype=dtype,
+                padding_mode=pick(modes),
+            ), (2, 1))  # fmt: skip
+    yield from _both(Case("narrow", (1, 5, 17, 2, 1), rank=3, taps=pick((3, 4)), padding_mode=pick(modes)), (2, 1, 1))
+
+
 def _shared() -> Iterator[Case]:
     """Rows of no whole vectors, which a GPU's blocks share planes or bands of: several a block and a rest; borders; any
     alignment."""
@@ -279,4 +306,4 @@ def _shared() -> Iterator[Case]:
     yield from _both(Case("behind", (1, 1, 211, 170), dtype="bf16", padding_mode="zeros", padding=((1, 16), (1, 1))))
 
 
-CASES = list({case.id: case for case in (*_generate(), *_shared())}.values())
+CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow())}.values())

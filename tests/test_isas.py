@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from aablur import backends
 
 TESTS = Path(__file__).parent
 NEEDS = {
@@ -36,13 +37,13 @@ def run(isa: str, *command: str) -> str:
 
 
 def test_the_best_is_chosen() -> None:
-    assert os.environ.get("AABLUR_CPU_ISA") or torch.ops.aablur.cpu_isa() == available()[-1]
+    assert os.environ.get("AABLUR_CPU_ISA") or backends.cpu_isa() == available()[-1]
 
 
 @pytest.mark.parametrize("isa", available())
 def test_isa(isa: str) -> None:
     """The one that this process has is judged by test_correct.py itself."""
     assert run(isa, "-c", "import aablur; print(aablur.info().cpu_isa)").strip() == isa
-    if isa != torch.ops.aablur.cpu_isa():
+    if isa != backends.cpu_isa():
         cases = ["-m", "pytest", str(TESTS / "test_correct.py"), "-q", "-x", "-k", "native", "-p", "no:cacheprovider"]
         run(isa, *cases)

@@ -195,7 +195,7 @@ def test_rooms_of_csrc(path: Path) -> None:
     name, text = str(path.relative_to(CSRC)), path.read_text()
     own = set(re.findall(r'#include "(.+?)"', text)) - {"schemas.inc"}  # which the build writes
     assert all((CSRC / header).is_file() for header in own), "includes are written from csrc"
-    assert {header.split("/")[0] for header in own} <= ROOMS["ops" if path.stem == "backend" else path.parent.name]
+    assert {header.split("/")[0] for header in own} <= ROOMS[path.parent.name]
     assert name in KNOW_TORCH or "torch" not in " ".join(re.findall(r"#include <(.+?)>", text))
     assert name == "cpu/simd.h" or not re.search(r"\b_(mm|pext|cvts)|intrin\.h", text), "simd.h has the intrinsics"
 

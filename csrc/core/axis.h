@@ -57,11 +57,15 @@ struct Axis {
   }
 };
 
-enum class Dtype { float16, bfloat16, float32, float64 };
-
-// Elements between neighbours of a (image, plane, depth, height, pixel) grid of rows.
+// Of a batch of maps: elements between neighbours along images, channels and the three axes.
 struct Strides {
-  int64_t image = 0, plane = 0, depth = 0, height = 0, pixel = 1;
+  int64_t image = 0, channel = 0, axis[3] = {};
 };
+
+// Those of a dense map of `size`: the channel lies last in memory, or the width.
+constexpr Strides dense_strides(int64_t channels, const int64_t (&size)[3], bool channels_last) {
+  const int64_t pixel = channels_last ? channels : 1, volume = size[0] * size[1] * size[2];
+  return {channels * volume, channels_last ? 1 : volume, {size[1] * size[2] * pixel, size[2] * pixel, pixel}};
+}
 
 }  // namespace aablur

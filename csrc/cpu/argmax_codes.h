@@ -4,23 +4,16 @@
 #include <algorithm>
 
 #include "core/argmax.h"
+#include "core/static_switch.h"
 #include "cpu/simd.h"
 
 namespace aablur::AABLUR_ISA {
-
-// Calls f with the positions of a window as a constant: 4 or 9, or 0 for `read it at run time`.
-template <class F>
-inline void with_volume(int64_t count, F&& f) {
-  if (count == 4) f(std::integral_constant<int, 4>{});
-  else if (count == 9) f(std::integral_constant<int, 9>{});
-  else f(std::integral_constant<int, 0>{});
-}
 
 // out[i] = max over candidates of candidate[i], first one first; codes[i] = the code of the one that won.
 template <bool WithCodes, class T, class A = accumulator<T>>
 inline void select_max(const T* const* candidates, const uint16_t* candidate_codes, int64_t count, int64_t n, T* out,
                        uint16_t* codes) {
-  with_volume(count, [&](auto constant) {
+  static_switch<4, 9, 0>(count, [&](auto constant) {
     constexpr int fixed = decltype(constant)::value;
     const int64_t terms = fixed ? fixed : count;
     const T* copied[fixed ? fixed : 1];
@@ -63,7 +56,7 @@ struct Reader {
 // out[i] = sum over readers of grad[i] where codes[i] == code.
 template <class O, class A>
 inline void selected_sum(const Reader<A>* readers, int64_t count, int64_t n, O* out) {
-  with_volume(count, [&](auto constant) {
+  static_switch<4, 9, 0>(count, [&](auto constant) {
     constexpr int fixed = decltype(constant)::value;
     const int64_t terms = fixed ? fixed : count;
     // A copy whose address nobody has: the compiler need not read it again after every store.
@@ -83,17 +76,6 @@ inline void selected_sum(const Reader<A>* readers, int64_t count, int64_t n, O* 
     for (; i + lanes<A> <= n; i += lanes<A>) store(out + i, sum(i));
     if (i < n) store(out + i, sum(i), n - i);
   });
-}
-
-// Calls f with the bits of a code as a constant.
-template <class F>
-inline void with_bits(int64_t bits, F&& f) {
-  switch (bits) {
-    case 2: return f(std::integral_constant<int, 2>{});
-    case 4: return f(std::integral_constant<int, 4>{});
-    case 8: return f(std::integral_constant<int, 8>{});
-    default: return f(std::integral_constant<int, 16>{});
-  }
 }
 
 // A row of n codes, to the byte that it begins with: of `room` bytes there, those behind the row's may be cleared. What

@@ -58,7 +58,7 @@ class RowBlur {
     auto each = [&](auto&& f) {
       for (int64_t d = range.depth.begin; d < range.depth.end; ++d)
         for (int64_t h = range.height.begin; h < range.height.end; ++h)
-          f(d, h, out + d * strides.depth + h * strides.height);
+          f(d, h, out + d * strides.axis[0] + h * strides.axis[1]);
     };
     if constexpr (has_lookup<A>) {
       if (by_lookup()) {
@@ -78,7 +78,7 @@ class RowBlur {
             return blur_row(0, out, [](const Term*, int64_t) {});
           }
           const auto [depths, heights] = range;
-          const int64_t depth_stride = strides.depth, height_stride = strides.height;
+          const int64_t depth_stride = strides.axis[0], height_stride = strides.axis[1];
           O* const plane_out = out;
           Ahead ahead = ahead_;
           for (int64_t d = depths.begin; d < depths.end; ++d)
@@ -92,7 +92,7 @@ class RowBlur {
       }
     }
     if (plan_.per_channel) {
-      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.pixel); });
+      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.axis[2]); });
     }
     const Terms terms = terms_of(source.strides);
     each([&](int64_t d, int64_t h, O* row) {
@@ -103,7 +103,7 @@ class RowBlur {
         weights_.get()[count_++] = terms.list[t].weight;
       }
       if (plan_.lanes == 1 && count_ > 0) ahead_(rows_[count_ - 1]);
-      blend(source.pixel(), plane, tile, row, strides.pixel);
+      blend(source.pixel(), plane, tile, row, strides.axis[2]);
     });
   }
 
@@ -145,8 +145,9 @@ class RowBlur {
           term_begin_.push_back(int64_t(term_list_.size()));
           for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
             for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b)
-              term_list_.push_back({depth.entries[a].source * strides.depth + height.entries[b].source * strides.height,
-                                    left[depth.entries[a].tap] * right[height.entries[b].tap]});
+              term_list_.push_back(
+                  {depth.entries[a].source * strides.axis[0] + height.entries[b].source * strides.axis[1],
+                   left[depth.entries[a].tap] * right[height.entries[b].tap]});
         }
       term_begin_.push_back(int64_t(term_list_.size()));
     }
@@ -176,10 +177,7 @@ class RowBlur {
   void blend(int64_t source_pixel, int64_t plane, Tile tile, O* out, int64_t pixel) {
     if (plan_.lanes > 1) return blend_pixels(source_pixel, tile, out, pixel);
     const A* taps = tap(2, 0, plane, tile);
-    const int64_t stride = plan_.axis[2].stride;
-    if (stride == 1) along<1>(taps, out);
-    else if (stride == 2) along<2>(taps, out);
-    else along<0>(taps, out);
+    static_switch<1, 2, 0>(plan_.axis[2].stride, [&](auto stride) { along<stride>(taps, out); });
   }
 
   void sum_rows(int64_t pixel, Tile tile) {
@@ -206,10 +204,14 @@ class RowBlur {
       begin = table.interior_begin;
       end = table.interior_end;
       const int64_t first = begin * width.stride - width.before;
-      if (rolls_) roll(source_pixel, tile, first, end - begin, out + begin * pixel, pixel);
-      else
+      if (begin == end) {
+        // Nothing reads the pixels from `first` on: they may lie outside of the map.
+      } else if (rolls_) {
+        roll(source_pixel, tile, first, end - begin, out + begin * pixel, pixel);
+      } else {
         correlate_pixels(sum_.get() + first * tile.count, width.stride * tile.count, tile.count, tap(2, 0, 0, tile),
                          width.taps, end - begin, out + begin * pixel, pixel);
+      }
     }
     for (int64_t o = begin == 0 ? end : 0; o < plan_.result[2]; o = o + 1 == begin ? end : o + 1) {
       int64_t count = 0;
@@ -232,13 +234,10 @@ class RowBlur {
   void roll(int64_t source_pixel, Tile tile, int64_t first, int64_t outputs, O* out, int64_t pixel) {
     if constexpr (!Transposed && std::is_same_v<O, T>) {
       for (int64_t r = 0; r < count_; ++r) rows_[r] += first * source_pixel;
-      auto at_stride = [&](auto stride) {
-        roll_pixels<decltype(stride)::value>(rows_.get(), weights_.get(), count_, source_pixel, tile.count,
-                                             tap(2, 0, 0, tile), plan_.axis[2].taps, outputs, columns_.get(), out,
-                                             pixel);
-      };
-      if (plan_.axis[2].stride == 1) at_stride(std::integral_constant<int, 1>{});
-      else at_stride(std::integral_constant<int, 2>{});
+      static_switch<1, 2>(plan_.axis[2].stride, [&](auto stride) {
+        roll_pixels<stride>(rows_.get(), weights_.get(), count_, source_pixel, tile.count, tap(2, 0, 0, tile),
+                            plan_.axis[2].taps, outputs, columns_.get(), out, pixel);
+      });
       for (int64_t r = 0; r < count_; ++r) rows_[r] -= first * source_pixel;
     }
   }

@@ -1,4 +1,7 @@
 // The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
+#include <tuple>
+
+#include "core/static_switch.h"
 #include "cpu/blur.h"
 #include "cpu/max_pool.h"
 
@@ -24,7 +27,7 @@ void for_rows(RowRange rows, F&& f) {
 // Where a unit's plane of the result begins.
 template <class T>
 T* result_plane(void* out, const Strides& strides, const Unit& unit, Tile tile) {
-  return static_cast<T*>(out) + unit.image * strides.image + unit.plane * strides.plane + tile.first;
+  return static_cast<T*>(out) + unit.image * strides.image + unit.plane * strides.channel + tile.first;
 }
 
 // The rows of a unit's result.
@@ -73,7 +76,7 @@ void max_blur_rows(const BlurArguments& arguments, int64_t begin, int64_t end) {
       source.start(unit, tile, owned);
       T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(result_rows(plan, unit), [&](int64_t d, int64_t h) {
-        blur.row(source, unit.plane, tile, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
+        blur.row(source, unit.plane, tile, d, h, out + d * strides.axis[0] + h * strides.axis[1], strides.axis[2]);
       });
       source.finish();
     });
@@ -100,7 +103,7 @@ void max_blur_backward_rows(const MaxBackwardArguments& arguments, int64_t begin
       selecting.start(unit, tile);
       T* out = result_plane<T>(arguments.out, strides, unit, tile);
       for_rows(band_rows(plan, unit.band, plan.axis[0].size, plan.axis[1].size), [&](int64_t d, int64_t h) {
-        selecting.row(blur, d, h, out + d * strides.depth + h * strides.height, strides.pixel);
+        selecting.row(blur, d, h, out + d * strides.axis[0] + h * strides.axis[1], strides.axis[2]);
       });
     });
   });
@@ -199,15 +202,11 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   });
 }
 
-// Run-time dtype -> template parameter.
+// Calls f with a value of the dtype's element type.
 template <class F>
 void with_dtype(Dtype dtype, F&& f) {
-  switch (dtype) {
-    case Dtype::float16: return f(float16{});
-    case Dtype::bfloat16: return f(bfloat16{});
-    case Dtype::float32: return f(float{});
-    case Dtype::float64: return f(double{});
-  }
+  using Elements = std::tuple<float16, bfloat16, float, double>;  // as Dtype counts them
+  static_switch<0, 1, 2, 3>(int64_t(dtype), [&](auto index) { f(std::tuple_element_t<index, Elements>{}); });
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/argmax.h"
+#include "core/backend.h"
 
 namespace aablur {
 

@@ -166,7 +166,7 @@ class PooledRows {
     const bool pack = plane_ && owned_.depth.has(d) && owned_.height.has(h) && !packed_rows_[number(d, h)];
     if (!pack) return max_.template make<false>(x_, d, h, tile_, out, nullptr);
     max_.template make<true>(x_, d, h, tile_, out, codes_.get());
-    with_bits(plan_.packing.bits, [&](auto bits) {
+    static_switch<2, 4, 8, 16>(plan_.packing.bits, [&](auto bits) {
       for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t n) {
         pack_codes<bits>(codes_.get() + at, n, plane_ + byte, ceil_div(n * bits, 8));
       });
@@ -255,7 +255,7 @@ class SelectingRows {
     const int64_t n = plan_.axis[2].pooled() * tile_.count;
     blur.row(grad_, plane_index_, tile_, d, h, grads, tile_.count);
     if (plane_) {
-      with_bits(plan_.packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(plan_.packing.bits, [&](auto bits) {
         for_code_runs(plan_, d, h, tile_, [&](int64_t byte, int64_t at, int64_t count) {
           unpack_codes<bits>(plane_ + byte, plan_.packing.plane_bytes - byte, count, codes + at);
         });
@@ -332,7 +332,7 @@ class MaxPlane {
 
 // Where the rows of a plane on the grid of x lie.
 inline Strides grid_strides(const Plan& plan) {
-  return {0, 0, plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1};
+  return {0, 0, {plan.axis[1].size * plan.axis[2].size, plan.axis[2].size, 1}};
 }
 
 // Calls f(the first byte of a row of maxima in a plane's codes, its position on the grid of x, its length) for all
@@ -343,7 +343,7 @@ inline void for_code_rows(const Plan& plan, F&& f) {
   const int64_t height = plan.axis[1].pooled(), width = plan.axis[2].pooled(), row_bytes = plan.packing.row_bytes;
   int64_t byte = 0;
   for (int64_t d = 0; d < plan.axis[0].pooled(); ++d)
-    for (int64_t h = 0; h < height; ++h, byte += row_bytes) f(byte, d * grid.depth + h * grid.height, width);
+    for (int64_t h = 0; h < height; ++h, byte += row_bytes) f(byte, d * grid.axis[0] + h * grid.axis[1], width);
 }
 
 // Pooled planes on the grid of x, for plans with whole_planes.
@@ -366,7 +366,7 @@ class PooledPlane {
       max_.template make<true>(x.base, values_.get(), codes_.get());
       const Packing& packing = plan_.packing;
       uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
-      with_bits(packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(packing.bits, [&](auto bits) {
         for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
           pack_codes<bits>(codes_.get() + at, n, plane + byte, packing.plane_bytes - byte);
         });
@@ -418,7 +418,7 @@ class SelectingPlane {
     if (arguments_.codes) {
       const Packing& packing = plan_.packing;
       const uint8_t* const plane = arguments_.codes + (unit.image * plan_.planes + unit.plane) * packing.plane_bytes;
-      with_bits(packing.bits, [&](auto bits) {
+      static_switch<2, 4, 8, 16>(packing.bits, [&](auto bits) {
         for_code_rows(plan_, [&](int64_t byte, int64_t at, int64_t n) {
           unpack_codes<bits>(plane + byte, packing.plane_bytes - byte, n, codes + at);
         });

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "core/static_switch.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
@@ -50,9 +51,7 @@ class Lookup {
   // weight * source, with {source, weight} = row(r).
   template <class F>
   void with_pass(F&& body) const {
-    if (vectors_ == 1) body(Pass<1>(*this));
-    else if (vectors_ == 2) body(Pass<2>(*this));
-    else body(Pass<4>(*this));
+    static_switch<1, 2, 4>(vectors_, [&](auto vectors) { body(Pass<vectors>(*this)); });
   }
 
   struct Slot {

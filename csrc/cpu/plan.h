@@ -1,4 +1,4 @@
-// Plans made from the ops' arguments: axes, their matrices and the accumulators' taps. No torch.
+// Plans made from problems: axes, their matrices and the accumulators' taps. No torch.
 #pragma once
 
 #include <algorithm>
@@ -7,8 +7,10 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/borders.h"
 #include "cpu/kernels.h"
 
@@ -123,8 +125,12 @@ struct Taps {
   A* values[3];
   int64_t sizes[3];
 
-  // `packed` is null for binomials, or (channels or 1, sum of taps) side by side.
-  Taps(Arena& arena, const Axis (&axis)[3], int rank, const A* packed, int64_t rows, bool lanes_last) {
+  Taps(Arena& arena, const Plan& plan, const Problem& problem) {
+    const Axis(&axis)[3] = plan.axis;
+    const A* packed = static_cast<const A*>(problem.taps);
+    const int64_t rows = problem.tap_rows;
+    const int rank = problem.rank;
+    const bool lanes_last = plan.lanes > 1;
     int64_t total = 0, first = 0;
     for (int a = 3 - rank; a < 3; ++a) total += axis[a].taps;
     for (int a = 0; a < 3; ++a) {
@@ -155,6 +161,124 @@ struct Taps {
     values[2] = product;
     sizes[2] = next - product;
   }
+};
+
+// A plan and all that it points to.
+class Planned {
+ public:
+  Plan plan;
+
+  Planned(const Problem& problem, bool transposed) : wide_(problem.dtype == Dtype::float64), transposed_(transposed) {
+    const Shape& shape = problem.shape;
+    std::copy(shape.axis, shape.axis + 3, plan.axis);
+    plan.images = shape.images;
+    plan.planes = shape.channels_last ? 1 : shape.channels;
+    plan.lanes = shape.channels_last ? shape.channels : 1;
+    plan.packing = Packing(plan.axis, shape.channels_last, shape.channels);
+    for (const Axis& a : plan.axis) plan.grid_positions = plan.grid_positions * a.size + a.pooled() - 1;
+    ++plan.grid_positions;
+    plan.cut_depth = plan.axis[0].pooled() > 1 || plan.axis[0].out() > 1;
+    set_taps(problem);
+    for (int a = 0; a < 3; ++a) {
+      const Axis& axis = plan.axis[a];
+      plan.source[a] = transposed ? axis.out() : axis.pooled();
+      plan.result[a] = transposed ? axis.pooled() : axis.out();
+      set_matrix(a, transposed ? transposed_matrix(arena_, axis) : blur_matrix(arena_, axis));
+    }
+    // The row sum of a tile should stay in the second-level cache; narrower tiles read memory in pieces too short.
+    const int64_t element = wide_ ? 8 : 4, width = std::max(plan.axis[2].size, plan.axis[2].out());
+    plan.tile =
+        std::clamp<int64_t>(tile_bytes / (element * width) / 32 * 32, std::min<int64_t>(32, plan.lanes), plan.lanes);
+  }
+  Planned(Planned&&) = delete;
+
+  // Cuts planes into bands where there are too few of them for the threads.
+  void cut(int64_t wanted) {
+    const Axis& axis = plan.axis[plan.cut_depth ? 0 : 1];
+    const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())),
+                  most = std::max<int64_t>(1, rows / 8);
+    plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
+  }
+
+  // Chooses to make the max of a plane in one run: where that fits the cache, and no window hangs over.
+  void choose_whole_planes(bool x_is_dense) {
+    bool overhangs = false;
+    for (const Axis& a : plan.axis) overhangs = overhangs || a.window_padding > 0;
+    plan.whole_planes = plan.lanes == 1 && plan.bands == 1 && x_is_dense && !overhangs &&
+                        plan.grid_positions * (wide_ ? 8 : 4) <= plane_bytes;
+  }
+
+  // Makes a small dense plane one row: its matrix is the product of the axes', its taps the products of theirs.
+  void flatten(bool source_is_dense, bool max_by_rows, const CpuKernels& kernels) {
+    const int64_t taps = plan.axis[0].taps * plan.axis[1].taps * plan.axis[2].taps;
+    const int64_t limit = wide_ ? kernels.lookup_doubles : kernels.lookup_floats;
+    // A pooled plane lies on the grid of x.
+    int64_t source_grid[3], result_grid[3];
+    for (int a = 0; a < 3; ++a) {
+      source_grid[a] = transposed_ ? plan.source[a] : plan.axis[a].size;
+      result_grid[a] = transposed_ ? plan.axis[a].size : plan.result[a];
+    }
+    const int64_t sources = transposed_ ? grid_volume(source_grid) : plan.grid_positions;
+    const int64_t results = transposed_ ? plan.grid_positions : grid_volume(result_grid);
+    if (plan.lanes > 1 || plan.per_channel || plan.bands > 1 || !source_is_dense || max_by_rows ||
+        plan.result[0] * plan.result[1] == 1 || taps > most_flat_taps || sources >= limit || results > limit)
+      return;
+    const Matrix product = kronecker(arena_, matrix_, plan.axis, source_grid, result_grid, results);
+    if (wide_) flatten_taps(*double_taps_);
+    else flatten_taps(*float_taps_);
+    plan.source[2] = sources;
+    plan.result[2] = results;
+    set_matrix(2, product);
+    for (int a = 0; a < 2; ++a) drop_axis(a);
+  }
+
+  // Leaves an axis out of the blur.
+  void drop_axis(int a) {
+    plan.source[a] = plan.result[a] = 1;
+    set_matrix(a, blur_matrix(arena_, Axis{}));
+    if (wide_) double_taps_->drop(a);
+    else float_taps_->drop(a);
+  }
+
+  int64_t units() const { return plan.images * plan.planes * plan.bands; }
+  // How many units are enough for a thread.
+  int64_t grain() const {
+    int64_t unit_elements = plan.lanes;
+    for (const Axis& a : plan.axis) unit_elements *= std::max(a.size, a.out());
+    unit_elements = std::max<int64_t>(1, unit_elements / plan.bands);
+    return std::max<int64_t>(1, grain_elements / unit_elements);
+  }
+
+ private:
+  static constexpr int64_t tile_bytes = 131072, plane_bytes = 65536, grain_elements = 16384, most_flat_taps = 25;
+
+  static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
+
+  void set_matrix(int a, const Matrix& matrix) {
+    matrix_[a] = matrix;
+    plan.table[a] = matrix_[a].table();
+    plan.longest[a] = matrix_[a].longest;
+  }
+  void set_taps(const Problem& problem) {
+    plan.per_channel = problem.tap_rows > 1;
+    if (wide_) point(double_taps_.emplace(arena_, plan, problem));
+    else point(float_taps_.emplace(arena_, plan, problem));
+  }
+  template <class A>
+  void point(const Taps<A>& taps) {
+    for (int a = 0; a < 3; ++a) plan.taps[a] = taps.values[a];
+  }
+  template <class A>
+  void flatten_taps(Taps<A>& taps) {
+    taps.multiply(arena_);
+    point(taps);
+  }
+
+  Arena arena_;
+  bool wide_, transposed_;
+  Matrix matrix_[3];
+  std::optional<Taps<float>> float_taps_;
+  std::optional<Taps<double>> double_taps_;
 };
 
 }  // namespace aablur

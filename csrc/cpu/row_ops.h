@@ -3,24 +3,16 @@
 
 #include <algorithm>
 
+#include "core/static_switch.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
 namespace aablur::AABLUR_ISA {
 
-// Calls f with the number of taps (or rows) as a constant: 1 to 7, or 0 for `read it at run time`.
+// Calls f with a number of taps or rows as a constant, 0 for `read it at run time`.
 template <class F>
 inline void with_count(int64_t count, F&& f) {
-  switch (count) {
-    case 1: return f(std::integral_constant<int, 1>{});
-    case 2: return f(std::integral_constant<int, 2>{});
-    case 3: return f(std::integral_constant<int, 3>{});
-    case 4: return f(std::integral_constant<int, 4>{});
-    case 5: return f(std::integral_constant<int, 5>{});
-    case 6: return f(std::integral_constant<int, 6>{});
-    case 7: return f(std::integral_constant<int, 7>{});
-    default: return f(std::integral_constant<int, 0>{});
-  }
+  static_switch<1, 2, 3, 4, 5, 6, 7, 0>(count, f);
 }
 
 template <class A>

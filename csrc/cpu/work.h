@@ -93,10 +93,10 @@ struct MemoryRows {
 
   MemoryRows() = default;
   MemoryRows(const void* data, const Strides& strides, const Unit& unit, Tile tile)
-      : base(static_cast<const T*>(data) + unit.image * strides.image + unit.plane * strides.plane + tile.first),
+      : base(static_cast<const T*>(data) + unit.image * strides.image + unit.plane * strides.channel + tile.first),
         strides(strides) {}
-  int64_t pixel() const { return strides.pixel; }
-  const T* row(int64_t d, int64_t h) const { return base + d * strides.depth + h * strides.height; }
+  int64_t pixel() const { return strides.axis[2]; }
+  const T* row(int64_t d, int64_t h) const { return base + d * strides.axis[0] + h * strides.axis[1]; }
 };
 
 }  // namespace aablur::AABLUR_ISA

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "core/static_switch.h"
 #include "gpu/register_tiles.h"
 #include "gpu/smem_dispatch.h"
 #include "gpu/taps_gradient.h"
@@ -26,9 +27,9 @@ const char* launch(const K& kernel, void* stream) {
 
 // ---- which tile kernel -----------------------------------------------------------------------------
 
-// Where maps lie for tiles of pixels of V elements: the source's grid, and the dense result. False where they do not
-// fit.
-inline bool lay_out(Tiling& tiling, const Shape& shape, const Grid& source, const int64_t (&source_size)[2],
+// Where maps lie for tiles of pixels of V elements: the source by its strides, the result dense. False where they do
+// not fit.
+inline bool lay_out(Tiling& tiling, const Shape& shape, const Strides& source, const int64_t (&source_size)[2],
                     const int64_t (&result_size)[2], int lanes, int64_t rows, int64_t columns) {
   constexpr int64_t most = (int64_t(1) << 31) - 1;
   const int64_t channels = shape.channels, pixel = shape.channels_last ? channels : 1;
@@ -72,18 +73,12 @@ inline bool is_tileable(const Shape& shape, const Filters& filters) {
 // Calls f with taps and stride as constants, where tiles are compiled for them; false where not.
 template <class F>
 bool with_taps(const Axis& axis, F&& f) {
-  auto with_stride = [&](auto taps) {
-    if (axis.stride == 1) return f(taps, std::integral_constant<int, 1>{});
-    if (axis.stride == 2) return f(taps, std::integral_constant<int, 2>{});
-    return false;
-  };
-  switch (axis.taps) {
-    case 2: return with_stride(std::integral_constant<int, 2>{});
-    case 3: return with_stride(std::integral_constant<int, 3>{});
-    case 4: return with_stride(std::integral_constant<int, 4>{});
-    case 5: return with_stride(std::integral_constant<int, 5>{});
-    default: return false;
-  }
+  return static_switch<2, 3, 4, 5, 0>(axis.taps, [&](auto taps) {
+    return static_switch<1, 2, 0>(axis.stride, [&](auto stride) {
+      if constexpr (taps == 0 || stride == 0) return false;
+      else return f(taps, stride);
+    });
+  });
 }
 
 // Queues a tile kernel; launches of less than 2**31 threads.
@@ -104,30 +99,32 @@ enum class Layout { pixels, rows, elements };
 
 // Of maps whose pixels or rows are read or written `vector` elements of the larger map (that of x) at a time.
 template <class T>
-Layout layout_of(const Shape& shape, const void* source, const Grid& grid, int64_t vector, bool source_is_smaller) {
+Layout layout_of(const Shape& shape, const void* source, const Strides& strides, int64_t vector,
+                 bool source_is_smaller) {
   const int64_t width = shape.axis[2].size, stride = shape.axis[2].stride;
-  auto aligned = [&](int64_t elements, std::initializer_list<int64_t> strides) {
+  auto aligned = [&](int64_t elements, std::initializer_list<int64_t> others) {
     bool all = reinterpret_cast<uintptr_t>(source) % (elements * sizeof(T)) == 0;
-    for (int64_t s : strides) all = all && s % elements == 0;
+    for (int64_t s : others) all = all && s % elements == 0;
     return all;
   };
   if (shape.channels_last)
-    return shape.channels % vector == 0 && aligned(vector, {grid.image, grid.axis[1], grid.axis[2]}) ? Layout::pixels
-                                                                                                     : Layout::elements;
-  const bool whole = width % vector == 0 && shape.axis[2].out() * stride == width && grid.axis[2] == 1;
+    return shape.channels % vector == 0 && aligned(vector, {strides.image, strides.axis[1], strides.axis[2]})
+               ? Layout::pixels
+               : Layout::elements;
+  const bool whole = width % vector == 0 && shape.axis[2].out() * stride == width && strides.axis[2] == 1;
   const bool rows =
-      whole && aligned(source_is_smaller ? vector / stride : vector, {grid.image, grid.channel, grid.axis[1]});
+      whole && aligned(source_is_smaller ? vector / stride : vector, {strides.image, strides.channel, strides.axis[1]});
   return rows ? Layout::rows : Layout::elements;
 }
 
 // Lays the maps out for Kernel and queues it; false where they do not fit it.
 template <class Kernel, class T>
-bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Grid& grid, T* out,
-                 bool backward, void* stream, const char*& error) {
+bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Strides& strides,
+                 T* out, bool backward, void* stream, const char*& error) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
   Tiling tiling;
-  if (!lay_out(tiling, shape, grid, backward ? smaller : larger, backward ? larger : smaller, Kernel::lanes,
+  if (!lay_out(tiling, shape, strides, backward ? smaller : larger, backward ? larger : smaller, Kernel::lanes,
                Kernel::result_rows, Kernel::result_columns))
     return false;
   tiling.taps = static_cast<const float*>(filters.taps);
@@ -153,10 +150,10 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
       if constexpr (Backward) {
         if (!Kernel::Part::Down::reaches(height) || !Kernel::Part::Along::reaches(width)) return false;
       }
-      return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_grid,
+      return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
                                  static_cast<T*>(arguments.out), Backward, stream, error);
     };
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_grid, vector, Backward);
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, vector, Backward);
     if constexpr (Backward) {
       if (layout == Layout::pixels)
         return queue(Type<BlurBackwardTile<T, vector, K, S, 2, sizeof(T) == 4 ? 2 : 4, false, 1>>{});
@@ -176,12 +173,12 @@ bool blur_by_planes(const BlurArguments& arguments, void* stream, const char*& e
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1 ||
-      layout_of<T>(shape, arguments.x, arguments.x_grid, 16 / sizeof(T), Backward) != Layout::elements)
+      layout_of<T>(shape, arguments.x, arguments.x_strides, 16 / sizeof(T), Backward) != Layout::elements)
     return false;
   return with_taps(width, [&](auto taps, auto strides) {
     constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
     using Kernel = std::conditional_t<Backward, BlurBackwardPlanes<T, K, S>, BlurPlanes<T, K, S>>;
-    return queue_planes<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_grid,
+    return queue_planes<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
                                 static_cast<T*>(arguments.out), Backward, stream, error);
   });
 }
@@ -192,14 +189,13 @@ bool with_window(const Shape& shape, F&& f) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const bool plain = height.window == width.window && height.window_padding == 0 && width.window_padding == 0 &&
                      height.window_dilation == 1 && width.window_dilation == 1 && width.stride == 2;
-  auto with = [&](auto taps) {
-    if (width.window == 2) return f(taps, std::integral_constant<int, 2>{});
-    if (width.window == 3) return f(taps, std::integral_constant<int, 3>{});
-    return false;
-  };
-  if (plain && width.taps == 3) return with(std::integral_constant<int, 3>{});
-  if (plain && width.taps == 4) return with(std::integral_constant<int, 4>{});
-  return false;
+  if (!plain) return false;
+  return static_switch<3, 4, 0>(width.taps, [&](auto taps) {
+    return static_switch<2, 3, 0>(width.window, [&](auto window) {
+      if constexpr (taps == 0 || window == 0) return false;
+      else return f(taps, window);
+    });
+  });
 }
 
 // Max-blur by tiles. Single channels share bytes of codes, so that only the general kernel makes those.
@@ -213,16 +209,16 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
   constexpr int vector = 4;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_grid, vector, false);
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, vector, false);
     auto queue = [&](auto of_kernel, const Codes& codes) {
       using Kernel = typename decltype(of_kernel)::type;
-      return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x), arguments.x_grid,
-                                 static_cast<T*>(arguments.out), false, stream, error);
+      return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x),
+                                 arguments.x_strides, static_cast<T*>(arguments.out), false, stream, error);
     };
     auto queue_rows = [&](auto with_codes, const Codes& codes) {
       constexpr bool C = decltype(with_codes)::value;
       if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
-        if (layout_of<T>(shape, arguments.x, arguments.x_grid, 8, false) == Layout::rows)
+        if (layout_of<T>(shape, arguments.x, arguments.x_strides, 8, false) == Layout::rows)
           return queue(Type<MaxBlurTile<T, 1, K, 2, 4, 6, true, W, C>>{}, codes);
       }
       return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, C>>{}, codes);
@@ -246,14 +242,14 @@ template <class T>
 bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.x, arguments.x_grid, 16 / sizeof(T), false) != Layout::elements)
+      layout_of<T>(shape, arguments.x, arguments.x_strides, 16 / sizeof(T), false) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
       return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.x),
-                                  arguments.x_grid, static_cast<T*>(arguments.out), false, stream, error);
+                                  arguments.x_strides, static_cast<T*>(arguments.out), false, stream, error);
     };
     return arguments.codes.data ? queue(Type<MaxBlurPlanes<T, K, W, true>>{})
                                 : queue(Type<MaxBlurPlanes<T, K, W, false>>{});
@@ -264,12 +260,12 @@ template <class T>
 bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.grad, arguments.grad_grid, 16 / sizeof(T), true) != Layout::elements)
+      layout_of<T>(shape, arguments.grad, arguments.grad_strides, 16 / sizeof(T), true) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;
     return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
-                                arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
+                                arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
   });
 }
 
@@ -282,16 +278,16 @@ bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* str
   constexpr int vector = 4;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_grid, vector, true);
+    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_strides, vector, true);
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
       return Kernel::Part::Down::reaches(height) && Kernel::Part::Along::reaches(width) &&
              queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
-                                 arguments.grad_grid, static_cast<T*>(arguments.out), true, stream, error);
+                                 arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
     };
     if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, 2, 4, 4, false, W>>{});
     if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
-      if (layout_of<T>(shape, arguments.grad, arguments.grad_grid, 8, true) == Layout::rows)
+      if (layout_of<T>(shape, arguments.grad, arguments.grad_strides, 8, true) == Layout::rows)
         return queue(Type<BlurBackwardTile<T, 1, K, 2, 8, 8, true, W>>{});
     }
     if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, 2, vector, 4, true, W>>{});
@@ -339,11 +335,8 @@ struct Dispatch {
     return launch(TapsSum<T>{arguments}, stream);
   }
   static const char* by_moments(const TapsArguments& arguments, const Moments& moments, void* stream) {
-    auto share = [&](auto taps) { return launch(MomentShares<T, decltype(taps)::value>(arguments, moments), stream); };
-    const char* error = moments.taps == 2   ? share(std::integral_constant<int, 2>{})
-                        : moments.taps == 3 ? share(std::integral_constant<int, 3>{})
-                        : moments.taps == 4 ? share(std::integral_constant<int, 4>{})
-                                            : share(std::integral_constant<int, 5>{});
+    const char* error = static_switch<2, 3, 4, 5>(
+        moments.taps, [&](auto taps) { return launch(MomentShares<T, taps>(arguments, moments), stream); });
     if (error || (error = launch(MomentPieces{moments, arguments.workspace}, stream))) return error;
     return launch(TapsFromMoments<T>{arguments, moments}, stream);
   }

@@ -30,9 +30,9 @@ AABLUR_HOST_DEVICE inline Position position_of(int64_t i, const Shape& shape, co
   return p;
 }
 
-AABLUR_HOST_DEVICE inline int64_t offset_of(const Grid& grid, const Position& p) {
-  return p.image * grid.image + p.channel * grid.channel + p.axis[0] * grid.axis[0] + p.axis[1] * grid.axis[1] +
-         p.axis[2] * grid.axis[2];
+AABLUR_HOST_DEVICE inline int64_t offset_of(const Strides& strides, const Position& p) {
+  return p.image * strides.image + p.channel * strides.channel + p.axis[0] * strides.axis[0] +
+         p.axis[1] * strides.axis[1] + p.axis[2] * strides.axis[2];
 }
 
 AABLUR_HOST_DEVICE inline int64_t elements(const Shape& shape, const int64_t (&size)[3]) {
@@ -57,8 +57,8 @@ AABLUR_HOST_DEVICE inline A tap_of(const Filters& filters, const Shape& shape, i
 
 // The max over the window at pooled position p, and its code.
 template <class T>
-AABLUR_HOST_DEVICE inline accumulator<T> pooled_value(const Shape& shape, const T* x, const Grid& grid, Position p,
-                                                      int64_t* code = nullptr) {
+AABLUR_HOST_DEVICE inline accumulator<T> pooled_value(const Shape& shape, const T* x, const Strides& strides,
+                                                      Position p, int64_t* code = nullptr) {
   const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
   accumulator<T> best = 0;
   int64_t index = 0, winner = -1;
@@ -72,7 +72,7 @@ AABLUR_HOST_DEVICE inline accumulator<T> pooled_value(const Shape& shape, const 
         bool inside = true;
         for (int d = 0; d < 3; ++d) inside = inside && q.axis[d] >= 0 && q.axis[d] < shape.axis[d].size;
         if (!inside) continue;
-        const accumulator<T> candidate = widen(x[offset_of(grid, q)]);
+        const accumulator<T> candidate = widen(x[offset_of(strides, q)]);
         if (winner < 0 || Max::replaces(candidate, best)) {
           best = candidate;
           winner = index;
@@ -111,7 +111,7 @@ struct BlurPoint {
         for (int64_t c = 0; c < width.taps; ++c) {
           p.axis[2] = fold(width, o.axis[2] * width.stride - width.before + c);
           if (p.axis[2] == outside) continue;
-          row += tap_of<A>(arguments.filters, shape, 2, c, o.channel) * pooled_value(shape, x, arguments.x_grid, p);
+          row += tap_of<A>(arguments.filters, shape, 2, c, o.channel) * pooled_value(shape, x, arguments.x_strides, p);
         }
         total += outer * row;
       }
@@ -123,7 +123,7 @@ struct BlurPoint {
 // The padded, blurred gradient that pooled position p of a channel gets.
 template <class T>
 AABLUR_HOST_DEVICE inline accumulator<T> gathered(const Shape& shape, const Filters& filters, const T* grad,
-                                                  const Grid& grid, const Position& p) {
+                                                  const Strides& strides, const Position& p) {
   using A = accumulator<T>;
   A total = 0;
   Position o = p;
@@ -135,7 +135,7 @@ AABLUR_HOST_DEVICE inline accumulator<T> gathered(const Shape& shape, const Filt
       A row = 0;
       readers(shape.axis[2], p.axis[2], [&](int64_t w, int64_t c) {
         o.axis[2] = w;
-        row += tap_of<A>(filters, shape, 2, c, p.channel) * widen(grad[offset_of(grid, o)]);
+        row += tap_of<A>(filters, shape, 2, c, p.channel) * widen(grad[offset_of(strides, o)]);
       });
       total += outer * row;
     });
@@ -156,7 +156,7 @@ struct BlurBackwardPoint {
     const Shape& shape = arguments.shape;
     const Position p = position_of(i, shape, {shape.axis[0].size, shape.axis[1].size, shape.axis[2].size});
     static_cast<T*>(arguments.out)[i] =
-        narrow<T>(gathered(shape, arguments.filters, static_cast<const T*>(arguments.x), arguments.x_grid, p));
+        narrow<T>(gathered(shape, arguments.filters, static_cast<const T*>(arguments.x), arguments.x_strides, p));
   }
 };
 
@@ -201,7 +201,7 @@ struct CodesPoint {
     for (int64_t bit = 0; bit < 8; bit += bits) {
       last = (byte * 8 + bit) / bits;
       if (last >= end) break;
-      pooled_value(shape, static_cast<const T*>(arguments.x), arguments.x_grid, p, &code);
+      pooled_value(shape, static_cast<const T*>(arguments.x), arguments.x_strides, p, &code);
       packed |= bits == 16 ? code >> (8 * (byte % 2)) : code << bit;
     }
     codes.data[i] = uint8_t(packed);
@@ -233,7 +233,7 @@ struct MaxBackwardPoint {
           bool inside = true;
           for (int d = 0; d < 3; ++d) inside = inside && p.axis[d] >= 0 && p.axis[d] < shape.axis[d].pooled();
           if (!inside || code_at(shape, arguments.codes, p) != index) continue;
-          total += gathered(shape, arguments.filters, static_cast<const T*>(arguments.grad), arguments.grad_grid, p);
+          total += gathered(shape, arguments.filters, static_cast<const T*>(arguments.grad), arguments.grad_strides, p);
         }
     static_cast<T*>(arguments.out)[i] = narrow<T>(total);
   }
@@ -268,7 +268,7 @@ struct TapsShare {
     for (int64_t e = begin; e < end; ++e) {
       Position o = position_of(e, part, out), p = o;
       if (filters.per_channel) o.channel = p.channel = row;
-      const double dy = double(widen(grad[offset_of(arguments.grad_grid, o)]));
+      const double dy = double(widen(grad[offset_of(arguments.grad_strides, o)]));
       int64_t first[3] = {}, last[3];
       for (int a = 0; a < 3; ++a) {
         last[a] = shape.axis[a].taps;
@@ -286,7 +286,7 @@ struct TapsShare {
             p.axis[2] = fold(shape.axis[2], o.axis[2] * shape.axis[2].stride - shape.axis[2].before + c);
             if (p.axis[2] == outside) continue;
             const A weight = own == 2 ? middle : middle * tap_of<A>(filters, shape, 2, c, row);
-            total += dy * double(weight) * double(widen(x[offset_of(arguments.x_grid, p)]));
+            total += dy * double(weight) * double(widen(x[offset_of(arguments.x_strides, p)]));
           }
         }
       }

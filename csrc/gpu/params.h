@@ -3,22 +3,9 @@
 
 #include <algorithm>
 
-#include "core/argmax.h"
-#include "core/axis.h"
+#include "core/backend.h"
 
 namespace aablur::gpu {
-
-// A batch of maps where it lies: elements between neighbours along images, channels and the three axes.
-struct Grid {
-  int64_t image = 0, channel = 0, axis[3] = {};
-};
-
-// What every kernel knows: the axes, and how a dense map lies (the channel last, or the width).
-struct Shape {
-  Axis axis[3];
-  int64_t images = 0, channels = 0;
-  bool channels_last = false;
-};
 
 // Taps as accumulators: (1 or channels, sum of sizes), the axes side by side; null for binomials of up to 8 taps.
 struct Filters {
@@ -38,7 +25,7 @@ struct BlurArguments {  // out = blur(prologue(x)), or without a window its tran
   Shape shape;
   Filters filters;
   const void* x = nullptr;
-  Grid x_grid;
+  Strides x_strides;
   void* out = nullptr;  // dense
   Codes codes;          // written if there
 };
@@ -47,7 +34,7 @@ struct MaxBackwardArguments {  // out = the adjoint of max after the transposed 
   Shape shape;
   Filters filters;
   const void* grad = nullptr;
-  Grid grad_grid;
+  Strides grad_strides;
   Codes codes;
   void* out = nullptr;  // dense
 };
@@ -57,7 +44,7 @@ struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays the
   Filters filters;
   const void* grad = nullptr;
   const void* x = nullptr;
-  Grid grad_grid, x_grid;
+  Strides grad_strides, x_strides;
   int64_t chunks = 1;           // pieces that the general kernel takes the sum in, whatever the device
   double* workspace = nullptr;  // (chunks, rows of taps, row), or what Moments says
   void* out = nullptr;

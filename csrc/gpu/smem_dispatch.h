@@ -11,11 +11,11 @@ template <class K>
 const char* launch_blocks(const K& kernel, int64_t blocks, int64_t room, void* stream);
 
 // Whether maps of this size lie plane after plane.
-inline bool are_planes(const Shape& shape, const Grid& grid, int64_t height, int64_t width) {
+inline bool are_planes(const Shape& shape, const Strides& strides, int64_t height, int64_t width) {
   auto follows = [](int64_t size, int64_t stride, int64_t elements) { return size == 1 || stride == elements; };
-  return !shape.channels_last && follows(width, grid.axis[2], 1) && follows(height, grid.axis[1], width) &&
-         follows(shape.channels, grid.channel, height * width) &&
-         follows(shape.images, grid.image, shape.channels * height * width);
+  return !shape.channels_last && follows(width, strides.axis[2], 1) && follows(height, strides.axis[1], width) &&
+         follows(shape.channels, strides.channel, height * width) &&
+         follows(shape.images, strides.image, shape.channels * height * width);
 }
 
 // Cuts the maps for Kernel; returns the shared memory that a block needs, 0 where they do not fit.
@@ -49,13 +49,13 @@ int64_t cut_planes(Planes& map, const Shape& shape, bool backward) {
 
 // Cuts the maps for Kernel and queues it; false where they do not fit it.
 template <class Kernel, class T>
-bool queue_planes(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Grid& grid, T* out,
-                  bool backward, void* stream, const char*& error) {
+bool queue_planes(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Strides& strides,
+                  T* out, bool backward, void* stream, const char*& error) {
   Planes map;
   map.taps = static_cast<const float*>(filters.taps);
   map.codes = codes;
   const int64_t room = cut_planes<Kernel>(map, shape, backward);
-  if (room == 0 || !are_planes(shape, grid, map.source_height, map.source_width)) return false;
+  if (room == 0 || !are_planes(shape, strides, map.source_height, map.source_width)) return false;
   error = launch_blocks(Kernel{map, x, out}, map.blocks(), room, stream);
   return true;
 }

@@ -30,8 +30,8 @@ struct MomentShares {
     const bool last = shape.channels_last;
     const int64_t channel = last ? lane : lane / width.out();
     int64_t w = last ? 0 : lane % width.out();
-    const T* grad = static_cast<const T*>(arguments.grad) + channel * arguments.grad_grid.channel;
-    const T* x = static_cast<const T*>(arguments.x) + channel * arguments.x_grid.channel;
+    const T* grad = static_cast<const T*>(arguments.grad) + channel * arguments.grad_strides.channel;
+    const T* x = static_cast<const T*>(arguments.x) + channel * arguments.x_strides.channel;
     A sum[K][K] = {};
     int64_t columns[K];
     auto fold_columns = [&] {
@@ -46,16 +46,16 @@ struct MomentShares {
         fold_columns();
       }
       const int64_t h = heights.split(image);
-      const A dy = widen(
-          grad[image * arguments.grad_grid.image + h * arguments.grad_grid.axis[1] + w * arguments.grad_grid.axis[2]]);
+      const A dy = widen(grad[image * arguments.grad_strides.image + h * arguments.grad_strides.axis[1] +
+                              w * arguments.grad_strides.axis[2]]);
       AABLUR_UNROLL
       for (int b = 0; b < K; ++b) {
         const int64_t row = fold(height, h * height.stride - height.before + b);
         if (row == outside) continue;
-        const T* from = x + image * arguments.x_grid.image + row * arguments.x_grid.axis[1];
+        const T* from = x + image * arguments.x_strides.image + row * arguments.x_strides.axis[1];
         AABLUR_UNROLL
         for (int c = 0; c < K; ++c)
-          if (columns[c] != outside) sum[b][c] += dy * widen(from[columns[c] * arguments.x_grid.axis[2]]);
+          if (columns[c] != outside) sum[b][c] += dy * widen(from[columns[c] * arguments.x_strides.axis[2]]);
       }
     }
     AABLUR_UNROLL

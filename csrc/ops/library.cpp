@@ -1,7 +1,5 @@
 // The schemas of aablur/schemas.py, which the build writes to schemas.inc.
-#include <torch/csrc/stable/library.h>
-
-#include <string>
+#include "ops/problem.h"
 
 STABLE_TORCH_LIBRARY(aablur, m) {
   static const char* const schemas[] = {
@@ -14,8 +12,8 @@ namespace aablur {
 namespace {
 
 // The architectures that CUDA kernels were compiled for; empty without them.
-std::string cuda_archs() {
-  return AABLUR_CUDA_ARCHS;
+Ints cuda_archs() {
+  return characters(AABLUR_CUDA_ARCHS);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The ops' arguments, for every device: axes from lists, maps from tensors, and the tensors that the ops return.
+// The ops' arguments: axes from lists, maps and problems from tensors, and the tensors that the ops return.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -7,11 +7,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "core/argmax.h"
+#include "core/backend.h"
 
 namespace aablur {
 
@@ -29,6 +30,30 @@ inline Dtype dtype_of(const Tensor& x) {
   }
   STD_TORCH_CHECK(false, "aablur: x must be float16, bfloat16, float32 or float64");
   return Dtype::float32;
+}
+
+// A word among an op's arguments. Kernels take its handle, which torch leaves to them to delete: the std::string that
+// TORCH_BOX would make of it is leaked by torch's header, up to 2.13.
+class Word {
+ public:
+  explicit Word(StringHandle handle) : handle_(handle) {}
+  Word(Word&&) = delete;
+  ~Word() { torch_delete_string(handle_); }
+  std::string read() const {
+    size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle_, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle_, &data));
+    return {data, length};
+  }
+
+ private:
+  StringHandle handle_;
+};
+
+// A word that an op returns: its characters. torch itself leaks a str of a stable library.
+inline Ints characters(const char* word) {
+  return {word, word + std::strlen(word)};
 }
 
 inline PaddingMode padding_mode_of(const std::string& name) {
@@ -53,11 +78,11 @@ struct Geometry {
 
   enum Numbers { of_blur = 4, of_max_blur = 7 };
 
-  Geometry(Numbers numbers, const Ints& axes, const std::string& padding_mode) {
+  Geometry(Numbers numbers, const Ints& axes, StringHandle padding_mode) {
+    const PaddingMode mode = padding_mode_of(Word(padding_mode).read());
     rank = int(axes.size() / numbers);
     STD_TORCH_CHECK(rank >= 1 && rank <= 3 && axes.size() == size_t(rank * numbers), "aablur: axes must have ",
                     int(numbers), " numbers for each of 1 to 3 axes, not ", axes.size());
-    const PaddingMode mode = padding_mode_of(padding_mode);
     int64_t volume = 1;
     for (int i = 0; i < rank; ++i) {
       Axis& a = axis[3 - rank + i];
@@ -135,38 +160,32 @@ struct Map {
   int64_t positions() const { return size[0] * size[1] * size[2]; }
   bool empty() const { return images == 0 || channels == 0 || positions() == 0; }
 
-  // Strides of the dense map in its layout, for sizes (batched + 1 + rank,).
-  void dense(int64_t* sizes, int64_t* strides) const {
-    int d = 0;
-    const int64_t volume = positions(), pixel = channels_last ? channels : 1;
-    if (batched) sizes[d] = images, strides[d++] = volume * channels;
-    sizes[d] = channels, strides[d++] = channels_last ? 1 : volume;
-    int64_t inner = volume;
-    for (int i = 3 - rank; i < 3; ++i) {
-      inner = size[i] ? inner / size[i] : 0;
-      sizes[d] = size[i], strides[d++] = inner * pixel;
-    }
-  }
   Tensor allocate(const Tensor& like) const {
-    int64_t sizes[5], strides[5];
-    dense(sizes, strides);
+    const Strides dense = dense_strides(channels, size, channels_last);
+    int64_t sizes[5] = {images, channels}, strides[5] = {dense.image, dense.channel};
+    std::copy(size + 3 - rank, size + 3, sizes + 2);
+    std::copy(dense.axis + 3 - rank, dense.axis + 3, strides + 2);
     // An empty tensor's strides must be those that torch gives it.
     if (empty()) {
       int64_t stride = 1;
-      for (int d = rank + batched; d >= 0; --d) strides[d] = stride, stride *= std::max<int64_t>(sizes[d], 1);
+      for (int d = rank + 1; d >= 0; --d) strides[d] = stride, stride *= std::max<int64_t>(sizes[d], 1);
     }
-    return aablur::empty(like, rank + 1 + batched, sizes, strides, dtype_number(like));
+    const int first = batched ? 0 : 1;
+    return aablur::empty(like, rank + 2 - first, sizes + first, strides + first, dtype_number(like));
   }
-  Strides dense_strides() const {
-    const int64_t pixel = channels_last ? channels : 1;
-    return {channels * positions(), positions(), size[1] * size[2] * pixel, size[2] * pixel, pixel};
+  // Where x lies; 0 along what it lacks.
+  Strides strides_of(const Tensor& x) const {
+    Strides strides;
+    strides.image = batched ? x.stride(0) : 0;
+    strides.channel = x.stride(batched);
+    for (int i = 0; i < rank; ++i) strides.axis[3 - rank + i] = x.stride(batched + 1 + i);
+    return strides;
   }
-  bool is_dense(const Tensor& x) const {
-    int64_t sizes[5], strides[5];
-    dense(sizes, strides);
-    for (int d = 0; d < rank + 1 + batched; ++d)
-      if (sizes[d] != 1 && x.stride(d) != strides[d]) return false;
-    return true;
+  bool is_dense(const Strides& strides) const {
+    const Strides dense = dense_strides(channels, size, channels_last);
+    bool all = (images == 1 || strides.image == dense.image) && (channels == 1 || strides.channel == dense.channel);
+    for (int i = 0; i < 3; ++i) all = all && (size[i] == 1 || strides.axis[i] == dense.axis[i]);
+    return all;
   }
 };
 
@@ -174,7 +193,7 @@ struct Map {
 inline bool prefers_channels_last(const Tensor& x, Map map) {
   if (map.rank < 2 || map.empty() || x.is_contiguous()) return false;
   map.channels_last = true;
-  return map.is_dense(x);
+  return map.is_dense(map.strides_of(x));
 }
 
 inline Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
@@ -231,6 +250,24 @@ inline void check_taps(const std::optional<Tensor>& taps, const Geometry& geomet
   STD_TORCH_CHECK(
       taps->scalar_type() == (x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float),
       "aablur: taps must be float64 for float64 maps, else float32");
+}
+
+// The op's call, its filters checked. `map` is that of x or of the output's gradient.
+inline Problem problem_of(const Tensor& x, const Geometry& geometry, const Map& map,
+                          const std::optional<Tensor>& taps) {
+  check_taps(taps, geometry, x, map);
+  Problem problem;
+  problem.dtype = dtype_of(x);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(x.get(), &problem.device));
+  problem.rank = geometry.rank;
+  std::copy(geometry.axis, geometry.axis + 3, problem.shape.axis);
+  problem.shape.images = map.images;
+  problem.shape.channels = map.channels;
+  problem.shape.channels_last = map.channels_last;
+  if (!taps) return problem;
+  problem.taps = taps->const_data_ptr();
+  problem.tap_rows = taps->size(0);
+  return problem;
 }
 
 // (images, planes an image, bytes a plane)
