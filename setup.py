@@ -163,7 +163,7 @@ def write_ninja(nvcc: str | None) -> None:
         objects = [backend, *cuda, *interpreter.values(), runtime]
         wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
         machine_code.append(f"machine_code/{LIBRARY}")
-        objects = library("machine_code", objects, "-O3", serves="-DAABLUR_GPU_ON_HOST")
+        objects = library("machine_code", objects, "-O3", serves="-DAABLUR_MACHINE_CODE")
         linked(machine_code[1], objects, f"{wraps} {links_torch}")
     ninja.build(["machine_code"], "phony", machine_code)
     native = library("native", native, "-O3", architectures, "-DAABLUR_CUDA" if nvcc else "")

@@ -1,5 +1,5 @@
 // The ops, one body each for all devices: the problem is read from tensors and checked, the result allocated, the rest
-// is the backend's. AABLUR_CUDA: built with CUDA kernels. AABLUR_GPU_ON_HOST, for tests: those serve tensors of the
+// is the backend's. AABLUR_CUDA: built with CUDA kernels. AABLUR_MACHINE_CODE, for tests: those serve tensors of the
 // CPU.
 #include <optional>
 #include <tuple>
@@ -146,7 +146,7 @@ void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("max_blur_pool_backward", TORCH_BOX(&max_blur_pool_backward<backend>));
 }
 
-#if defined(AABLUR_GPU_ON_HOST)
+#if defined(AABLUR_MACHINE_CODE)
 constexpr const Backend& of_cpu = gpu::backend;
 #else
 constexpr const Backend& of_cpu = cpu::backend;
