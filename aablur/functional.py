@@ -294,12 +294,15 @@ def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, 
     if not any(isinstance(p, Tensor) for p in parts):
         return None, sizes
     dtype = reference.accumulator_dtype(x.dtype)
-    rows = [
-        p.to(dtype).reshape(-1, p.shape[-1])
-        if isinstance(p, Tensor)
-        else torch.tensor([binomial(p)], dtype=dtype, device=x.device)
-        for p in parts
-    ]
+    rows: list[Tensor] = []
+    for i, part in enumerate(parts):
+        earlier = [j for j in range(i) if parts[j] is part and isinstance(part, Tensor)]
+        if earlier:  # one cast a tensor: the shares of its gradient are added before they are rounded
+            rows.append(rows[earlier[0]])
+        elif isinstance(part, Tensor):
+            rows.append(part.to(dtype).reshape(-1, part.shape[-1]))
+        else:
+            rows.append(torch.tensor([binomial(part)], dtype=dtype, device=x.device))
     channels = max(r.shape[0] for r in rows)
     packed = torch.cat([r.expand(channels, -1) for r in rows], 1) if rank > 1 else rows[0]
     return packed.contiguous(), sizes

@@ -30,6 +30,27 @@ LARGE += [
 ]
 
 
+NARROW = [
+    Case("narrow", (1, 5, 16, 2), taps=4, stride=1, padding_mode="circular"),
+    Case("narrow", (1, 8, 64, 1), taps=5),
+]
+for _size in ((16, 1), (17, 2), (24, 1), (24, 2), (31, 1), (31, 2), (40, 1), (63, 1), (3, 16), (130, 3)):
+    for _taps, _stride, _mode in ((3, 2, "reflect"), ("s4", 1, "circular"), ("c2", 2, "zeros"), (5, (2, 1), "reflect")):
+        for _dtype in ("f32", "bf16", "f64"):
+            for _window, _padding in ((None, 0), ((2, 1), 0), ((3, 1), (1, 0))):
+                NARROW.append(Case(
+                    "narrow", (1, 5, *_size), taps=_taps, stride=_stride, padding_mode=_mode, dtype=_dtype,
+                    window=_window, window_padding=_padding,
+                ))  # fmt: skip
+for _size in ((17, 1, 1), (17, 2, 1), (1, 16, 2), (24, 1, 1)):
+    NARROW += [
+        Case("narrow", (1, 7, *_size), rank=3, taps=_taps, stride=_stride, window=_window)
+        for _taps in (2, "s3")
+        for _stride in (1, 2)
+        for _window in (None, (2, 1, 1) if _size[0] > 1 else (1, 2, 1))
+    ]
+
+
 def results(case: Case, recompute: bool = False) -> list[Tensor]:
     """Output, input gradient and taps gradients."""
     x, (taps, tensors) = make_input(case).requires_grad_(), make_taps(case)
@@ -53,6 +74,20 @@ def test_runs_and_threads(case: Case, recompute: bool) -> None:
         torch.set_num_threads(threads)
         assert torch.get_num_threads() == threads
         assert same_bits(results(case, recompute), first), threads
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
+def test_narrow_maps_on_any_number_of_threads(recompute: bool) -> None:
+    """Threads decide into how many bands a plane is cut, and on nothing else."""
+    for case in [*NARROW, *(c for c in CASES if c.group.endswith(("narrow", "tiny", "plane", "bands", "1d")))]:
+        if case.window is None and recompute:
+            continue
+        torch.set_num_threads(1)
+        first = results(case, recompute)
+        for threads in range(2, 17):
+            torch.set_num_threads(threads)
+            assert torch.get_num_threads() == threads
+            assert same_bits(results(case, recompute), first), (case.id, threads)
 
 
 def test_samples_of_a_batch_do_not_meet() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from case import LAYOUTS, MODES, NARROW_LAYOUTS, Case, arrange, call, judge
-from tolerances import assert_close
+from case import DTYPES, LAYOUTS, MODES, NARROW_LAYOUTS, Case, arrange, call, judge, verdict
+from tolerances import SMALLEST, TAPS_ABSOLUTE, assert_close
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -82,6 +82,49 @@ def test_gradients_of_any_layout(rank: int, batched: bool, window: int | None, r
             judge(case, wide, wide_taps).backward(grad.double())
             assert_close(x.grad, wide.grad)
             assert_close(leaf.grad, wide_taps.grad, taps=True)
+
+
+@pytest.mark.parametrize("places", [(0, 0), (0, 0, 0), (0, 0, 1), (1, 0, 1), (0, None, 0)], ids=str)
+@pytest.mark.parametrize("rows", [(), (3,)], ids=["shared", "channel"])
+@pytest.mark.parametrize("taps_dtype", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_tensor_for_several_axes(dtype: str, taps_dtype: str, rows: tuple[int, ...], places: Any) -> None:
+    """Each axis has a share in its gradient: their sum is rounded, and not they."""
+    taps = [torch.randn(*rows, 3).to(DTYPES[taps_dtype]).requires_grad_() for _ in set(places) - {None}]
+    given = tuple(3 if p is None else taps[p] for p in places)
+    shape = (2, 3, *(9, 8, 7)[: len(places)])
+    for window in (None, 2):
+        case = Case("", shape, rank=len(places), window=window, dtype=dtype)
+        x = torch.randn(shape).to(DTYPES[dtype])
+        y = call(case, x, given)
+        grad = torch.randn(y.shape).to(y.dtype)
+        judged = iter(verdict(case, x, given, grad)[2:])  # a pair for each place
+        pairs = [(p, next(judged)) for p in places if p is not None]
+        for i, (tensor, found) in enumerate(zip(taps, torch.autograd.grad(y, taps, grad), strict=True)):
+            assert found.dtype == tensor.dtype
+            expected, magnitude = (sum(pair[n] for p, pair in pairs if p == i) for n in (0, 1))
+            sums = torch.float64 if dtype == "f64" else torch.float32
+            rounding = torch.finfo(tensor.dtype).eps / 2 * expected.abs() + SMALLEST.get(tensor.dtype, 0)
+            assert ((found - expected).abs() <= TAPS_ABSOLUTE[sums] * magnitude + rounding).all()
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_second_gradients_of_halves(dtype: str, rank: int) -> None:
+    """Of the taps' gradient, by the map and by the output's gradient: sums over the axes, too."""
+    case = Case("", (2, 3, *(9, 8, 7)[:rank]), rank=rank, dtype=dtype)
+    x, taps, direction = torch.randn(case.shape).to(DTYPES[dtype]), torch.randn(3), torch.randn(3)
+    grad = torch.randn(call(case, x, taps).shape).to(x.dtype)
+
+    def second(function: Any, x: Tensor, taps: Tensor, grad: Tensor, direction: Tensor) -> list[Tensor]:
+        x, taps, grad = (t.detach().requires_grad_() for t in (x, taps, grad))
+        (grad_taps,) = torch.autograd.grad(function(case, x, taps), taps, grad, create_graph=True)
+        return list(torch.autograd.grad(grad_taps, (x, grad), direction))
+
+    wide = [t.double() for t in (x, taps, grad, direction)]
+    expected, magnitudes = second(judge, *wide), second(judge, *[t.abs() for t in wide])
+    for found, right, size in zip(second(call, x, taps, grad, direction), expected, magnitudes, strict=True):
+        assert_close(found, right, magnitude=size)
 
 
 def test_expanded_gradients() -> None:

@@ -100,9 +100,9 @@ void blur(const Problem& problem, const Source& x, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const auto &source = Transposed ? sizes.out : sizes.x, &result = Transposed ? sizes.x : sizes.out;
-  Planned planned(problem, Transposed);
+  Planned planned(problem, Transposed, kernels());
   planned.cut(wanted_units());
-  planned.flatten(has_dense_planes(shape, x.strides, source), false, kernels());
+  planned.flatten(has_dense_planes(shape, x.strides, source), false);
   const BlurArguments arguments{planned.plan,
                                 x.data,
                                 row_strides(shape, x.strides, source),
@@ -116,10 +116,10 @@ void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const bool dense = has_dense_planes(shape, x.strides, sizes.x);
-  Planned planned(problem, false);
+  Planned planned(problem, false, kernels());
   planned.cut(wanted_units());
   planned.choose_whole_planes(dense);
-  planned.flatten(dense, !planned.plan.whole_planes, kernels());
+  planned.flatten(dense, !planned.plan.whole_planes);
   const BlurArguments arguments{planned.plan,
                                 x.data,
                                 row_strides(shape, x.strides, sizes.x),
@@ -132,10 +132,10 @@ void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes
 void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source& x, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
-  Planned planned(problem, true);
+  Planned planned(problem, true, kernels());
   planned.cut(wanted_units());
   planned.choose_whole_planes(codes || has_dense_planes(shape, x.strides, sizes.x));
-  planned.flatten(has_dense_planes(shape, grad.strides, sizes.out), !planned.plan.whole_planes, kernels());
+  planned.flatten(has_dense_planes(shape, grad.strides, sizes.out), !planned.plan.whole_planes);
   const MaxBackwardArguments arguments{planned.plan,
                                        grad.data,
                                        codes,
@@ -167,7 +167,7 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
 void taps_gradient(const Problem& problem, const Source& grad, const Source& x, double*, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
-  Planned planned(problem, false), along_width(problem, true);
+  Planned planned(problem, false, kernels()), along_width(problem, true, kernels());
   planned.cut(32);  // never by the number of threads: the sum's order must not depend on it
   along_width.drop_axis(0);
   along_width.drop_axis(1);

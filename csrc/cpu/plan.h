@@ -168,7 +168,8 @@ class Planned {
  public:
   Plan plan;
 
-  Planned(const Problem& problem, bool transposed) : wide_(problem.dtype == Dtype::float64), transposed_(transposed) {
+  Planned(const Problem& problem, bool transposed, const CpuKernels& kernels)
+      : kernels_(kernels), wide_(problem.dtype == Dtype::float64), transposed_(transposed) {
     const Shape& shape = problem.shape;
     std::copy(shape.axis, shape.axis + 3, plan.axis);
     plan.images = shape.images;
@@ -192,11 +193,12 @@ class Planned {
   }
   Planned(Planned&&) = delete;
 
-  // Cuts planes into bands where there are too few of them for the threads.
+  // Cuts planes into bands where there are too few of them for the threads. Those that fit the registers stay whole: if
+  // threads decided whether they become rows, they would decide on the order of additions.
   void cut(int64_t wanted) {
     const Axis& axis = plan.axis[plan.cut_depth ? 0 : 1];
     const int64_t rows = std::min(axis.size, std::min(axis.pooled(), axis.out())),
-                  most = std::max<int64_t>(1, rows / 8);
+                  most = fits_registers() ? 1 : std::max<int64_t>(1, rows / 8);
     plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
   }
 
@@ -209,25 +211,14 @@ class Planned {
   }
 
   // Makes a small dense plane one row: its matrix is the product of the axes', its taps the products of theirs.
-  void flatten(bool source_is_dense, bool max_by_rows, const CpuKernels& kernels) {
-    const int64_t taps = plan.axis[0].taps * plan.axis[1].taps * plan.axis[2].taps;
-    const int64_t limit = wide_ ? kernels.lookup_doubles : kernels.lookup_floats;
-    // A pooled plane lies on the grid of x.
-    int64_t source_grid[3], result_grid[3];
-    for (int a = 0; a < 3; ++a) {
-      source_grid[a] = transposed_ ? plan.source[a] : plan.axis[a].size;
-      result_grid[a] = transposed_ ? plan.axis[a].size : plan.result[a];
-    }
-    const int64_t sources = transposed_ ? grid_volume(source_grid) : plan.grid_positions;
-    const int64_t results = transposed_ ? plan.grid_positions : grid_volume(result_grid);
-    if (plan.lanes > 1 || plan.per_channel || plan.bands > 1 || !source_is_dense || max_by_rows ||
-        plan.result[0] * plan.result[1] == 1 || taps > most_flat_taps || sources >= limit || results > limit)
-      return;
-    const Matrix product = kronecker(arena_, matrix_, plan.axis, source_grid, result_grid, results);
+  void flatten(bool source_is_dense, bool max_by_rows) {
+    if (!source_is_dense || max_by_rows || !fits_registers()) return;
+    const Grids grids = plane_grids();
+    const Matrix product = kronecker(arena_, matrix_, plan.axis, grids.source, grids.result, grids.results);
     if (wide_) flatten_taps(*double_taps_);
     else flatten_taps(*float_taps_);
-    plan.source[2] = sources;
-    plan.result[2] = results;
+    plan.source[2] = grids.sources;
+    plan.result[2] = grids.results;
     set_matrix(2, product);
     for (int a = 0; a < 2; ++a) drop_axis(a);
   }
@@ -254,6 +245,31 @@ class Planned {
 
   static int64_t grid_volume(const int64_t (&grid)[3]) { return grid[0] * grid[1] * grid[2]; }
 
+  // What the blur of a plane reads and gives, as rows. A pooled plane lies on the grid of x.
+  struct Grids {
+    int64_t source[3], result[3], sources, results;
+  };
+  Grids plane_grids() const {
+    Grids grids;
+    for (int a = 0; a < 3; ++a) {
+      grids.source[a] = transposed_ ? plan.source[a] : plan.axis[a].size;
+      grids.result[a] = transposed_ ? plan.axis[a].size : plan.result[a];
+    }
+    grids.sources = transposed_ ? grid_volume(grids.source) : plan.grid_positions;
+    grids.results = transposed_ ? plan.grid_positions : grid_volume(grids.result);
+    return grids;
+  }
+
+  // Whether a plane of several rows fits the registers as one row.
+  bool fits_registers() const {
+    const int64_t limit = wide_ ? kernels_.lookup_doubles : kernels_.lookup_floats;
+    if (limit == 0 || plan.lanes > 1 || plan.per_channel || plan.result[0] * plan.result[1] == 1) return false;
+    const Grids grids = plane_grids();
+    int64_t taps = 1;
+    for (const Axis& a : plan.axis) taps *= std::min(a.taps, most_flat_taps + 1);
+    return taps <= most_flat_taps && grids.sources < limit && grids.results <= limit;
+  }
+
   void set_matrix(int a, const Matrix& matrix) {
     matrix_[a] = matrix;
     plan.table[a] = matrix_[a].table();
@@ -274,6 +290,7 @@ class Planned {
     point(taps);
   }
 
+  const CpuKernels& kernels_;
   Arena arena_;
   bool wide_, transposed_;
   Matrix matrix_[3];
