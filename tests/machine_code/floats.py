@@ -181,7 +181,7 @@ def floats() -> Iterator[Op]:
 
         def tested(a: int, f: Format = form) -> int:
             nan, inf = f.is_nan(a), f.is_inf(a)
-            normal = not (nan or inf or f.is_zero(a) or f.is_denormal(a))
+            normal = not (nan or inf or f.is_denormal(a))
             return sum(v << i for i, v in enumerate((not nan and not inf, inf, not nan, nan, normal, f.is_denormal(a))))
 
         yield Op(f"testp_{kind}", text + "}", f"{kind} -> i32", tested)
@@ -233,7 +233,7 @@ def floats() -> Iterator[Op]:
             v = F32.pick(a & ~F32.sign, b & ~F32.sign, w == "min", n)
             return v if F32.is_nan(v) else v | (a ^ b) & F32.sign
 
-        yield Op(f"{name}_xorsign", f"{what}{propagates}.xorsign.abs.f32 $d, $a, $b;", two, by_magnitude)
+        yield Op(f"{name}_xorsign", f"{what}{propagates}.xorsign.abs.f32 $d, $a, $b;", two, by_magnitude, since=90)
     yield Op(
         "setp_ftz",
         all_comparisons([("ftz.f32", c) for c in ("eq", "lt", "geu", "ne")]),

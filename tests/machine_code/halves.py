@@ -56,7 +56,7 @@ def arithmetic(kind: str, form: Format, wide: str, since: int) -> Iterator[Op]:
     yield Op(f"mul_{wide}", f"mul.{wide} $d, $a, $b;", two, wrap(form.mul), since)
     yield Op(f"fma_{wide}", f"fma.rn.{wide} $d, $a, $b, $c;", three, wrap(form.fma))
     yield Op(f"fma_relu_{wide}", f"fma.rn.relu.{wide} $d, $a, $b, $c;", three, wrap(relu(form, form.fma)))
-    text = f"{{.reg .b{bits} t; mul.{wide} t, $a, $b; add.{wide} $d, t, $c;}}"
+    text = f"{{.reg .b{bits} t; mul.rn.{wide} t, $a, $b; add.rn.{wide} $d, t, $c;}}"
     yield Op(f"mul_add_{wide}", text, three, wrap(lambda a, b, c: form.add(form.mul(a, b), c)), since)
     for what, nan in product(("min", "max"), (True, False)):
 

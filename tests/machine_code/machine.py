@@ -164,7 +164,9 @@ class Module:
         if machine.driver.cuModuleLoadData(ctypes.byref(self.handle), cubin):
             raise Fault(machine.message())
 
-    def launch(self, kernel: str, grid: int, block: int | tuple[int, int, int], *arguments: Any, shared: int = 0) -> None:
+    def launch(
+        self, kernel: str, grid: int, block: int | tuple[int, int, int], *arguments: Any, shared: int = 0
+    ) -> None:
         """Arrays are passed by address and may be touched; other arguments are ctypes' or addresses."""
         driver = self.machine.driver
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]

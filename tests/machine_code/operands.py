@@ -76,7 +76,27 @@ def corners(kind: str) -> list[int]:
         few = float_corners(FORMATS[kind[:-2]])
         return [low | few[(7 * i + 3) % len(few)] << 16 for i, low in enumerate(few)]
     if kind in ("by", "at"):
-        return [0, 1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 40, 63, 64, 65, 127, 128, 255, 256, M32]
+        return [
+            0,
+            1,
+            2,
+            7,
+            8,
+            15,
+            16,
+            17,
+            31,
+            32,
+            33,
+            40,
+            63,
+            64,
+            65,
+            127,
+            128,
+            255,
+            *([256, M32] if kind == "by" else []),
+        ]
     if kind == "sel":
         return [0, 1, 2, 3, 4, 7, 0x3210, 0x7654, 0x89AB, 0xFEDC, 0x0123, 0x4567, 0x5410, 0x7632, 0xFFFF]
     if kind.startswith("near"):

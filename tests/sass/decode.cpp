@@ -9,12 +9,11 @@ Source::Source(const Operand& operand, Type type, int word) : operand_(operand),
   const bool changed = operand.negated || operand.absolute || operand.inverted;
   if (changed && type == bits) throw Fault("unexpected sign of " + operand.text);
   switch (operand.kind) {
-    case Operand::reg: plain_ = !changed; break;
+    case Operand::reg:
+      if (!operand.part.empty()) throw Fault("unexpected part of " + operand.text);
+      plain_ = !changed;
+      break;
     case Operand::immediate:
-      // A decimal of a float instruction is a float, "1" as well as "1.5".
-      if (operand.decimal && type == floating) operand_.bits = as_bits(float(operand.number));
-      if (operand.decimal && std::isnan(operand.number))
-        operand_.bits = std::signbit(operand.number) ? ~0u : 0x7fffffff;
       if (word == 1) operand_.bits = int32_t(operand_.bits) < 0 ? ~0u : 0;
       break;
     case Operand::uniform:
@@ -95,6 +94,11 @@ void Decoder::ignore(const std::vector<std::string>& modifiers) {
 
 void Decoder::finish() const {
   if (!left_.empty()) unknown();
+  for (size_t n = 0; n < count(); ++n) {
+    const Operand& unused = instruction.operands[n];
+    const bool is_constant = unused.kind == Operand::predicate && unused.index % 8 == true_predicate;
+    if (!(used_ >> n & 1) && !is_constant) unknown();
+  }
 }
 
 void Decoder::unknown() const {
@@ -103,6 +107,7 @@ void Decoder::unknown() const {
 
 const Operand& Decoder::operand(size_t n) const {
   if (n >= count()) unknown();
+  used_ |= 1u << n;
   return instruction.operands[n];
 }
 
@@ -140,7 +145,7 @@ float bfloat16_to_float(uint16_t half) {
 
 namespace {
 
-// To float by round-to-odd: rounding the result once more gives what rounding `value` gives.
+// To a float by round-to-odd: rounding the result once more gives what rounding `value` gives.
 float to_odd(double value) {
   const float nearest = float(value);
   if (double(nearest) == value || std::isnan(nearest) || std::isinf(value)) return nearest;
@@ -151,18 +156,18 @@ float to_odd(double value) {
 
 }  // namespace
 
-uint16_t to_half(double value) {
+uint16_t to_half(double value, bool to_zero) {
   if (std::isnan(value)) return 0x7fff;
   const _Float16 v = _Float16(to_odd(value));
   uint16_t half;
   std::memcpy(&half, &v, 2);
-  return half;
+  return to_zero && std::fabs(double(float(v))) > std::fabs(value) ? uint16_t(half - 1) : half;
 }
 
-uint16_t to_bfloat16(double value) {
+uint16_t to_bfloat16(double value, bool to_zero) {
   if (std::isnan(value)) return 0x7fff;
   const uint32_t bits = as_bits(to_odd(value));
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return uint16_t((bits + (to_zero ? 0 : 0x7fff + (bits >> 16 & 1))) >> 16);
 }
 
 namespace {

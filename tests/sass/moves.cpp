@@ -145,10 +145,7 @@ Action vote(Decoder& d) {
 void add_moves(Table& t) {
   t["MOV"] = t["R2UR"] = move;
   t["SEL"] = [](Decoder& d) { return select(d, Source::integer); };
-  t["FSEL"] = [](Decoder& d) {
-    d.ignore({"FTZ"});
-    return select(d, Source::floating);
-  };
+  t["FSEL"] = [](Decoder& d) { return select(d, Source::floating); };
   t["S2R"] = t["S2UR"] = t["CS2R"] = special;
   t["P2R"] = predicates_to_register;
   t["R2P"] = register_to_predicates;
