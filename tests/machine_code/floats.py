@@ -267,8 +267,8 @@ def floats() -> Iterator[Op]:
         yield Op(f"{name}_approx", f"{name}.approx.ftz.f32 $d, $a;", one, approximately(f), error=near)
     yield Op("ex2_approx", "ex2.approx.ftz.f32 $d, $a;", one, approximately(power), error=near)
     yield Op("lg2_approx", "lg2.approx.ftz.f32 $d, $a;", one, approximately(logarithm), error=near)
-    for name, f, error in (("sin", math.sin, 2.0**-18), ("cos", math.cos, 2.0**-18), ("tanh", math.tanh, 2.0**-10)):
-        yield Op(f"{name}_approx", f"{name}.approx.f32 $d, $a;", "angle -> f32", approximately(f), error=error)
+    for name, f, error in (("sin", math.sin, 2.0**-19), ("cos", math.cos, 2.0**-19), ("tanh", math.tanh, 2.0**-10)):
+        yield Op(f"{name}_approx", f"{name}.approx.f32 $d, $a;", "angle -> f32", approximately(f), error=error, least=1)
     yield Op(
         "expf", "r = __float_as_uint(expf(__uint_as_float(a)));", "angle -> f32", approximately(math.exp), error=near
     )

@@ -701,8 +701,11 @@ KERNEL clocks(u64* out) {
 KERNEL adds_atomically(u32* out) {
   atomicAdd(out, threadIdx.x);
 }
-KERNEL never_ends(volatile u32* out) {
-  while (out[0] != 1) out[1] = 2;
+KERNEL first_block_writes(u32* out) {
+  __shared__ u32 tile[32];
+  if (blockIdx.x == 0) tile[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  out[threadIdx.x] = tile[threadIdx.x];
 }
 
 // ---- counts
@@ -727,13 +730,6 @@ KERNEL store_shared_16(u32* out, u32 stride) {
   tile[threadIdx.x * stride] = make_uint4(7, 7, 7, 7);
   if (out[0] == 12345) out[1] = tile[threadIdx.x].x;
 }
-KERNEL load_shared(u32* out, u32 stride) {
-  __shared__ u32 tile[32 * 33];
-  if (threadIdx.x == 0)
-    for (u32 i = 0; i < 32 * stride + 1; ++i) tile[i] = 5;
-  __syncthreads();
-  out[threadIdx.x] = tile[threadIdx.x * stride];
-}
 KERNEL read_strided(const u32* in, u32* out, u32 stride) {
   const u32 v = in[threadIdx.x * stride];
   if (v == 12345) out[0] = v;
@@ -750,19 +746,16 @@ KERNEL straight(const u32* in, u32* out) {
   const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   out[i] = in[i] * 3 + 1;
 }
-// Two sides that the compiler keeps as branches: each is issued once by a warp whose threads part.
-KERNEL two_sides(const u32* in, u32* out) {
-  const u32 v = in[threadIdx.x];
-  u32 r;
+KERNEL two_ways(const u32* in, u32* out) {
+  u32 v = in[threadIdx.x];
   if (v & 1) {
-    asm volatile("{.reg .u32 t; mul.hi.u32 t, %1, %1; mul.hi.u32 t, t, %1; mul.hi.u32 %0, t, t;}" : "=r"(r) : "r"(v));
-    out[threadIdx.x + 64] = r;
+#pragma unroll 1
+    for (u32 i = 0; i < 3; ++i) v = v * v + out[i + 64];
   } else {
-    out[threadIdx.x + 32] = v;
-    asm volatile("bar.warp.sync 0x55555555;");
-    r = out[threadIdx.x + 33];
+#pragma unroll 1
+    for (u32 i = 0; i < 5; ++i) v = v * 3 + out[i + 80];
   }
-  out[threadIdx.x] = r;
+  out[threadIdx.x] = v;
 }
 KERNEL turns(u32* out, u32 n) {
 #pragma unroll 1

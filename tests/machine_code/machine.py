@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.codegen.cuda_kernels import tool
+from benchmarks.codegen.sass import parse
 
 from .operands import Op, corners
 
@@ -76,13 +76,13 @@ def source(ops: Iterable[Op], architecture: int) -> str:
     return text
 
 
-def compile_for(architecture: int, ops: Iterable[Op], folder: Path) -> bytes:
+def compile_for(architecture: int, ops: Iterable[Op], folder: Path) -> Path:
     nvcc, path, cubin = tool("nvcc"), folder / f"ops{architecture}.cu", folder / f"ops{architecture}.cubin"
     assert nvcc
     path.write_text(source(ops, architecture))
     command = [nvcc, "-std=c++17", "-cubin", f"-arch=sm_{architecture}", f"-I{HERE}", "-o", str(cubin), str(path)]
     subprocess.run([*command, "--diag-suppress=68,177,550"], check=True)
-    return cubin.read_bytes()
+    return cubin
 
 
 # ---- the interpreter ---------------------------------------------------------------------------------
@@ -90,9 +90,9 @@ def compile_for(architecture: int, ops: Iterable[Op], folder: Path) -> bytes:
 
 def build(folder: Path) -> Path:
     """The interpreter as a libcuda, as setup.py builds it but for its speed."""
-    flags = "-std=c++17 -O1 -fPIC -frounding-math -Wall -Wextra -Werror -Wno-psabi".split()
+    flags = ["-std=c++17", "-O1", "-fPIC", "-frounding-math", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
     if platform.machine() in ("x86_64", "AMD64"):
-        flags += "-mavx2 -mfma -mf16c -mbmi2".split()
+        flags += ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
     compiler = os.environ.get("CXX", "c++")
 
     def compiled(path: Path) -> str:
@@ -133,9 +133,6 @@ class Machine:
         self.driver.sass_report.restype = ctypes.c_char_p
         self.driver.sass_profile.restype = ctypes.c_char_p
 
-    def load(self, cubin: bytes) -> Module:
-        return Module(self, cubin)
-
     def message(self) -> str:
         text = ctypes.c_char_p()
         self.driver.cuGetErrorString(0, ctypes.byref(text))
@@ -159,9 +156,10 @@ class Machine:
 
 
 class Module:
-    def __init__(self, machine: Machine, cubin: bytes) -> None:
-        self.machine, self.handle, self.kept = machine, ctypes.c_void_p(), cubin
-        if machine.driver.cuModuleLoadData(ctypes.byref(self.handle), cubin):
+    def __init__(self, machine: Machine, path: Path) -> None:
+        self.machine, self.path, self.handle, self.listing = machine, path, ctypes.c_void_p(), ""
+        self.image = path.read_bytes()  # the driver keeps its address
+        if machine.driver.cuModuleLoadData(ctypes.byref(self.handle), self.image):
             raise Fault(machine.message())
 
     def launch(
@@ -180,14 +178,16 @@ class Module:
             if driver.cuLaunchKernelEx(ctypes.byref(config), function, pointers, None):
                 raise Fault(self.machine.message())
 
+    def code(self, kernel: str) -> list[str]:
+        """Its instructions, without what stands behind the last one that can be reached."""
+        if not self.listing:
+            command = [tool("cuobjdump") or "", "-sass", str(self.path)]
+            self.listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        text = self.listing.split(f"Function : {kernel}\n")[1].split("Function :")[0]
+        return [i for _, i in parse(text) if not i.startswith("BRA")]
+
     def counts(self, kernel: str, grid: int, block: int | tuple[int, int, int], *arguments: Any, **options: Any) -> Any:
         self.machine.report()
         self.launch(kernel, grid, block, *arguments, **options)
         (counts,) = self.machine.report()
         return counts
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)

@@ -27,6 +27,7 @@ class Op:
     since: int = 80  # the first architecture that has it
     variants: bool = True  # also with operands that are constants, immediates and all uniform
     error: float = 0  # relative, of results that only come near; float32
+    least: float = 2.0**-140  # below that, of this
 
     @property
     def kinds(self) -> list[str]:
@@ -51,7 +52,7 @@ class Op:
             return False
         if self.error:
             x, y = form.number(found), form.number(expected)
-            return abs(x - y) <= self.error * max(abs(y), 2**-20)
+            return x == y or abs(x - y) <= self.error * max(abs(y), self.least)
         if kind != "f64" and "~" not in self.result:
             return False
         parts = [
