@@ -9,13 +9,16 @@ using u32 = uint32_t;
 constexpr u32 instruction_bytes = 16;
 
 Action branch(Decoder& d) {
-  d.ignore({"U", "CONV"});
+  d.ignore({"U"});
   if (!d.is(d.count() - 1, Operand::immediate)) d.unknown();
   const u32 target = d.immediate(d.count() - 1) / instruction_bytes;
-  if (d.take("DIV")) {  // to the code for warps whose threads are not in step
+  const bool if_parted = d.take("DIV"), if_in_step = d.take("CONV");
+  if (if_parted || if_in_step) {  // whether the threads that run are those of a mask
+    const Source mask = d.integer(0);
     return [=](Warp& w, u32 active) {
-      if (active != w.alive) throw Fault("BRA.DIV of a part of a warp");
-      ++w.next;
+      Lanes room;
+      const u32 wanted = mask.read(w, room)[__builtin_ctz(active)] & w.alive;
+      w.jump((active == wanted) == if_in_step ? active : 0, target);
     };
   }
   Predicate also;
@@ -33,6 +36,7 @@ Action call(Decoder& d) {
 Action return_to(Decoder& d) {
   d.ignore({"REL", "NODEC"});
   const Source to = d.source(0, Source::bits);
+  if (d.immediate(1) != 0) d.unknown();
   return [=](Warp& w, u32 active) {
     Lanes room, target;
     const u32* at = to.read(w, room);
@@ -73,15 +77,43 @@ Action move_barrier(Decoder& d) {
   };
 }
 
+// A barrier of the block: its number, and of how many threads; RED lets them vote, B2R tells how they did.
 Action block_barrier(Decoder& d) {
-  if (!d.take("SYNC")) d.unknown();
   d.ignore({"DEFER_BLOCKING"});
-  const u32 number = d.immediate(0);
-  if (d.count() > 1) d.unknown();  // a barrier of a part of the block
+  const bool arrives = d.take("ARV"), reduces = !arrives && d.take("RED");
+  if (!arrives && !reduces && !d.take("SYNC")) d.unknown();
+  Predicate vote;
+  if (reduces) d.take_one({"POPC", "OR", "AND"}), vote = d.predicate(d.count() - 1);
+  const Source number = d.source(0, Source::bits);
+  const bool has_count = d.count() > (reduces ? 2 : 1);
+  const Source threads = has_count ? d.source(1, Source::bits) : number;
   return [=](Warp& w, u32 active) {
     if (active != w.group) throw Fault("__syncthreads that only some threads of a warp reach");
-    w.land_copies(0, 0);
-    w.wait_for_block(int(number));
+    Lanes ra, rb;
+    const u32 *n = number.read(w, ra), *of = threads.read(w, rb);
+    const int first = __builtin_ctz(active);
+    for (u32 left = active; left; left &= left - 1)
+      if (n[__builtin_ctz(left)] != n[first]) throw Fault("threads of a warp come to different barriers");
+    w.block.arrive(w, n[first], has_count ? of[first] : 0, !arrives, vote.read(w) & active);
+  };
+}
+
+// Waits until the threads of a mask have come to the same. A __syncwarp is one that orders memory; in code for threads
+// that are not in step (COLLECTIVE), one that encloses nothing but a NOP.
+Action warp_barrier(Decoder& d) {
+  const bool all = d.take("ALL"), collective = d.take("COLLECTIVE");
+  const u32 next = d.instruction.at / instruction_bytes + 1;
+  const std::vector<Instruction>& code = d.kernel.code;
+  const bool orders_memory = !all && (!collective || (next < code.size() && code[next].opcode == "NOP"));
+  Source mask;
+  if (!all) mask = d.source(0, Source::bits);
+  if (collective) d.ignore_operand(1);
+  return [=](Warp& w, u32 active) {
+    if (active != w.group) throw Fault("WARPSYNC under a condition that differs in a group");
+    Lanes room;
+    const u32 threads = all ? w.alive : mask.read(w, room)[__builtin_ctz(active)];
+    if ((threads & active) != active) throw Fault("__syncwarp of threads that its mask does not name");
+    w.wait_for_threads(threads, orders_memory);
   };
 }
 
@@ -99,6 +131,7 @@ void add_control(Table& t) {
   t["BSSY"] = [](Decoder& d) {
     d.ignore({"RECONVERGENT"});
     const int n = barrier(d, 0);
+    d.ignore_operand(1);  // where they will wait
     return Action([n](Warp& w, u32) { w.set_barrier(n), ++w.next; });
   };
   t["BSYNC"] = [](Decoder& d) {
@@ -118,11 +151,9 @@ void add_control(Table& t) {
   };
   t["BMOV"] = move_barrier;
   t["BAR"] = block_barrier;
-  t["WARPSYNC"] = [](Decoder& d) {
-    d.ignore({"ALL"});
-    return Action([](Warp& w, u32) { w.synchronise(), ++w.next; });
-  };
-  // __syncwarp where the compiler knows that the warp is in step; otherwise padding.
+  t["WARPSYNC"] = warp_barrier;
+  t["ENDCOLLECTIVE"] = [](Decoder&) { return Action([](Warp& w, u32) { ++w.next; }); };
+  // __syncwarp where the threads are in step; otherwise padding.
   t["NOP"] = [](Decoder&) { return Action([](Warp& w, u32) { w.synchronise(), ++w.next; }); };
   t["YIELD"] = [](Decoder&) { return Action([](Warp& w, u32) { ++w.next; }); };
   t["LDGDEPBAR"] = [](Decoder&) { return Action([](Warp& w, u32 active) { w.commit_copies(active), ++w.next; }); };

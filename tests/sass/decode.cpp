@@ -9,12 +9,11 @@ Source::Source(const Operand& operand, Type type, int word) : operand_(operand),
   const bool changed = operand.negated || operand.absolute || operand.inverted;
   if (changed && type == bits) throw Fault("unexpected sign of " + operand.text);
   switch (operand.kind) {
-    case Operand::reg: plain_ = !changed; break;
+    case Operand::reg:
+      if (!operand.part.empty()) throw Fault("unexpected part of " + operand.text);
+      plain_ = !changed;
+      break;
     case Operand::immediate:
-      // A decimal of a float instruction is a float, "1" as well as "1.5".
-      if (operand.decimal && type == floating) operand_.bits = as_bits(float(operand.number));
-      if (operand.decimal && std::isnan(operand.number))
-        operand_.bits = std::signbit(operand.number) ? ~0u : 0x7fffffff;
       if (word == 1) operand_.bits = int32_t(operand_.bits) < 0 ? ~0u : 0;
       break;
     case Operand::uniform:
@@ -95,6 +94,11 @@ void Decoder::ignore(const std::vector<std::string>& modifiers) {
 
 void Decoder::finish() const {
   if (!left_.empty()) unknown();
+  for (size_t n = 0; n < count(); ++n) {
+    const Operand& unused = instruction.operands[n];
+    const bool is_constant = unused.kind == Operand::predicate && unused.index % 8 == true_predicate;
+    if (!(used_ >> n & 1) && !is_constant) unknown();
+  }
 }
 
 void Decoder::unknown() const {
@@ -103,6 +107,7 @@ void Decoder::unknown() const {
 
 const Operand& Decoder::operand(size_t n) const {
   if (n >= count()) unknown();
+  used_ |= 1u << n;
   return instruction.operands[n];
 }
 
@@ -141,7 +146,7 @@ float bfloat16_to_float(uint16_t half) {
 
 namespace {
 
-// To float by round-to-odd: rounding the result once more gives what rounding `value` gives.
+// To a float by round-to-odd: rounding the result once more gives what rounding `value` gives.
 float to_odd(double value) {
   const float nearest = float(value);
   if (double(nearest) == value || std::isnan(nearest) || std::isinf(value)) return nearest;
@@ -152,19 +157,24 @@ float to_odd(double value) {
 
 }  // namespace
 
-uint16_t to_half(double value) {
+uint16_t to_half(double value, bool to_zero) {
   if (std::isnan(value)) return 0x7fff;
   const uint32_t bits = as_bits(to_odd(value)), magnitude = bits & 0x7fffffff;
   const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
-  if (magnitude >= as_bits(65520)) return uint16_t(sign | 0x7c00);
-  if (magnitude < as_bits(0x1p-14f)) return uint16_t(sign | uint16_t(std::nearbyint(as_float(magnitude) * 0x1p24f)));
-  return uint16_t(sign | (((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13) - (112 << 10)));
+  if (std::isinf(value) || (magnitude >= as_bits(65520) && !to_zero)) return uint16_t(sign | 0x7c00);
+  if (magnitude >= as_bits(65520)) return uint16_t(sign | 0x7bff);
+  if (magnitude < as_bits(0x1p-14f)) {
+    const float steps = as_float(magnitude) * 0x1p24f;
+    return uint16_t(sign | uint16_t(to_zero ? std::trunc(steps) : std::nearbyint(steps)));
+  }
+  const uint32_t up = to_zero ? 0 : 0xfff + (magnitude >> 13 & 1);
+  return uint16_t(sign | (((magnitude + up) >> 13) - (112 << 10)));
 }
 
-uint16_t to_bfloat16(double value) {
+uint16_t to_bfloat16(double value, bool to_zero) {
   if (std::isnan(value)) return 0x7fff;
   const uint32_t bits = as_bits(to_odd(value));
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  return uint16_t((bits + (to_zero ? 0 : 0x7fff + (bits >> 16 & 1))) >> 16);
 }
 
 namespace {

@@ -63,7 +63,7 @@ class Destination {
   int index_ = zero_register;
 };
 
-// An instruction while it is decoded: its modifiers are taken one by one, and none may be left.
+// An instruction while it is decoded: its modifiers and operands are taken one by one, and none may be left.
 class Decoder {
  public:
   Decoder(const Kernel& kernel, const Instruction& instruction)
@@ -81,6 +81,7 @@ class Decoder {
   size_t count() const { return instruction.operands.size(); }
   bool is(size_t n, Operand::Kind kind) const { return n < count() && instruction.operands[n].kind == kind; }
   const Operand& operand(size_t n) const;
+  void ignore_operand(size_t n) const { used_ |= 1u << n; }
   Source source(size_t n, Source::Type type, int word = 0) const { return Source(operand(n), type, word); }
   Source integer(size_t n) const { return source(n, Source::integer); }
   Source floating(size_t n) const { return source(n, Source::floating); }
@@ -90,6 +91,7 @@ class Decoder {
 
  private:
   std::vector<std::string> left_;
+  mutable uint32_t used_ = 0;
 };
 
 using Table = std::unordered_map<std::string, Action (*)(Decoder&)>;
@@ -160,11 +162,16 @@ inline uint32_t as_bits(float f) {
   return v;
 }
 
-// float16 and bfloat16, rounded once, to nearest even; NaN is what the hardware makes.
+// What float32 arithmetic makes: of its NaNs there is but one.
+inline uint32_t result_bits(float f) {
+  return f != f ? 0x7fffffff : as_bits(f);
+}
+
+// float16 and bfloat16, rounded once, to nearest even or, `to_zero`, towards it; of NaNs there is but one.
 float half_to_float(uint16_t half);
 float bfloat16_to_float(uint16_t half);
-uint16_t to_half(double value);
-uint16_t to_bfloat16(double value);
+uint16_t to_half(double value, bool to_zero = false);
+uint16_t to_bfloat16(double value, bool to_zero = false);
 
 // Whether x `name` y holds: LT, LE, ... as written, with U behind it also where one is NaN; NUM and NAN.
 enum class Comparison { lt, le, gt, ge, eq, ne, ltu, leu, gtu, geu, equ, neu, num, nan };

@@ -16,12 +16,8 @@ class DoubleSource {
     operand.negated = operand.absolute = false;
     if (operand.kind == Operand::immediate) {
       is_constant_ = true;
-      const uint64_t bits = uint64_t(operand.bits) << 32;  // written as hexadecimal: the upper word
-      if (operand.decimal) {
-        constant_ = operand.number;
-      } else {
-        std::memcpy(&constant_, &bits, 8);
-      }
+      const uint64_t bits = uint64_t(operand.bits) << 32;  // the upper word
+      std::memcpy(&constant_, &bits, 8);
     } else {
       low_ = Source(operand, Source::bits), top_ = Source(operand, Source::bits, 1);
     }
@@ -79,57 +75,30 @@ Action arithmetic(Decoder& d, int operands, F f) {
   };
 }
 
+// MIN, MAX: whether the first is to be chosen, and whether both are NaN, when the choice is made quiet.
 Action dset(Decoder& d) {
-  const Comparison c = comparison(d);
+  const bool min = d.take("MIN"), chooses = min || d.take("MAX");
+  const Comparison c = chooses ? Comparison::lt : comparison(d);
   const std::string combine = d.take_one({"AND", "OR", "XOR"});
   const DoubleSource a(d.operand(2)), b(d.operand(3));
   const Predicate out = d.predicate(0), opposite = d.predicate(1), condition = d.predicate(4);
   const bool is_or = combine == "OR", is_xor = combine == "XOR";
+  if (chooses && (is_or || is_xor || d.operand(4).inverted)) d.unknown();
   return [=](Warp& w, u32 active) {
     double x[warp_size], y[warp_size];
     a.read(w, x), b.read(w, y);
     const u32 in = condition.read(w);
-    u32 found = 0;
-    for (int l = 0; l < warp_size; ++l) found |= u32(holds(c, x[l], y[l])) << l;
+    u32 found = 0, both = 0;
+    for (int l = 0; l < warp_size; ++l) {
+      const bool less = x[l] < y[l] || (x[l] == y[l] && std::signbit(x[l]) && !std::signbit(y[l]));
+      const bool first = std::isnan(y[l]) ? !std::isnan(x[l]) : !std::isnan(x[l]) && less == min;
+      found |= u32(chooses ? first : holds(c, x[l], y[l])) << l;
+      both |= u32(std::isnan(x[l]) && std::isnan(y[l])) << l;
+    }
     const auto combined = [&](u32 v) { return is_xor ? v ^ in : is_or ? v | in : v & in; };
     out.write(w, combined(found), active);
-    opposite.write(w, combined(~found), active);
+    opposite.write(w, chooses ? both : combined(~found), active);
   };
-}
-
-// Between float formats: F2F.to.from.
-Action convert(Decoder& d) {
-  std::vector<std::string> types;
-  for (const std::string& m : d.instruction.modifiers)
-    if ((m == "F64" || m == "F32" || m == "F16" || m == "BF16") && d.take(m)) types.push_back(m);
-  if (types.size() != 2) d.unknown();
-  const std::string to = types[0], from = types[1];
-  const Destination out = d.destination();
-  if (from == "F64") {
-    const DoubleSource a(d.operand(1));
-    return [=](Warp& w, u32 active) {
-      double x[warp_size];
-      a.read(w, x);
-      Lanes result;
-      for (int l = 0; l < warp_size; ++l)
-        result[l] = to == "F32" ? as_bits(float(x[l])) : to == "F16" ? to_half(x[l]) : to_bfloat16(x[l]);
-      out.write(w, result.v, active);
-    };
-  }
-  if (to == "F64" && from == "F32") {
-    const Source a = d.floating(1);
-    return [=](Warp& w, u32 active) {
-      Lanes ra;
-      const u32* x = a.read(w, ra);
-      double result[warp_size];
-      for (int l = 0; l < warp_size; ++l) result[l] = as_float(x[l]);
-      write(w, out, result, active);
-    };
-  }
-  if (from == "F32" && (to == "F16" || to == "BF16"))
-    return each(out, d.floating(1),
-                [=](u32 x) { return u32(to == "F16" ? to_half(as_float(x)) : to_bfloat16(as_float(x))); });
-  d.unknown();
 }
 
 }  // namespace
@@ -141,7 +110,6 @@ void add_double(Table& t) {
     return arithmetic(d, 3, [](double x, double y, double z) { return std::fma(x, y, z); });
   };
   t["DSETP"] = dset;
-  t["F2F"] = convert;
 }
 
 }  // namespace sass

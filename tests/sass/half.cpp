@@ -11,7 +11,11 @@ using u32 = uint32_t;
 struct Format {
   bool bfloat16;
   float widen(uint16_t half) const { return bfloat16 ? bfloat16_to_float(half) : half_to_float(half); }
-  u32 narrow(double value) const { return bfloat16 ? to_bfloat16(value) : to_half(value); }
+  u32 narrow(double value, bool to_zero = false) const {
+    return bfloat16 ? to_bfloat16(value, to_zero) : to_half(value, to_zero);
+  }
+  // What FTZ makes of a half: of float16 alone.
+  uint16_t flushed(uint16_t half) const { return !bfloat16 && !(half & 0x7c00) ? half & 0x8000 : half; }
 };
 
 Format format(Decoder& d) {
@@ -23,21 +27,17 @@ Format format(Decoder& d) {
 class Pair {
  public:
   Pair() = default;
-  Pair(Decoder& d, size_t& n, Format format) {
+  Pair(Decoder& d, size_t& n) {
     Operand first = d.operand(n++);
     negated_ = first.negated, absolute_ = first.absolute;
     first.negated = first.absolute = false;
-    if (first.kind == Operand::immediate) {
-      if (d.is(n, Operand::immediate)) {
-        const Operand& second = d.operand(n++);
-        if (!first.decimal || !second.decimal) d.unknown();
-        first.bits = format.narrow(first.number) << 16 | format.narrow(second.number);
-      }
-      first.decimal = false;
-    }
+    // Two immediates have the bits of both.
+    if (first.decimal && !d.is(n, Operand::immediate)) d.unknown();
+    if (first.decimal) d.ignore_operand(n++);
     if (!first.part.empty() && first.part != "H0_H0" && first.part != "H1_H1" && first.part != "H1_H0") d.unknown();
     low_ = first.part == "H1_H1" ? 16 : 0;
     high_ = first.part == "H0_H0" ? 0 : 16;
+    first.part.clear();
     source_ = Source(first, Source::bits);
   }
   const u32* read(const Warp& w, Lanes& room) const { return source_.read(w, room); }
@@ -54,64 +54,86 @@ class Pair {
   int low_ = 0, high_ = 16;
 };
 
+// x + y by round-to-odd: rounding it once more, to fewer bits, gives what rounding the sum does.
+double sum_to_odd(double x, double y) {
+  const double sum = x + y;
+  if (!std::isfinite(sum)) return sum;
+  const double of_y = sum - x, error = (x - (sum - of_y)) + (y - of_y);
+  if (error == 0) return sum;
+  uint64_t bits;
+  std::memcpy(&bits, &sum, 8);
+  if ((error > 0) != (sum > 0) && !(bits & 1)) --bits;  // towards zero
+  bits |= 1;
+  double odd;
+  std::memcpy(&odd, &bits, 8);
+  return odd;
+}
+
 // An operation on each of two halves of two or three operands.
 template <class F>
 Action pairwise(Decoder& d, int operands, F f) {
   const Format as = format(d);
   d.ignore({"MMA"});
-  const bool to_float = d.take("F32"), relu = d.take("RELU");
+  const bool to_float = d.take("F32"), relu = d.take("RELU"), flush = d.take("FTZ"), saturate = d.take("SAT");
   size_t n = 1;
   Pair source[3];
-  for (int s = 0; s < operands; ++s) source[s] = Pair(d, n, as);
+  for (int s = 0; s < operands; ++s) source[s] = Pair(d, n);
   const Pair a = source[0], b = source[1], c = operands == 3 ? source[2] : source[1];
   const Destination out = d.destination();
   return [=](Warp& w, u32 active) {
     Lanes ra, rb, rc, result;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc);
     for (int l = 0; l < warp_size; ++l) {
-      const auto half = [&](int part) {
-        return f(as.widen(a.bits(x[l], part)), as.widen(b.bits(y[l], part)), as.widen(c.bits(z[l], part)));
+      const auto wide = [&](const Pair& from, u32 bits, int part) {
+        const uint16_t half = from.bits(bits, part);
+        return double(as.widen(flush ? as.flushed(half) : half));
       };
+      const auto value = [&](int part) { return f(wide(a, x[l], part), wide(b, y[l], part), wide(c, z[l], part)); };
       if (to_float) {
-        result[l] = as_bits(float(half(0)));
+        result[l] = result_bits(float(value(0)));
         continue;
       }
-      double low = half(0), high = half(1);
-      if (relu) low = low > 0 || std::isnan(low) ? low : 0, high = high > 0 || std::isnan(high) ? high : 0;
-      result[l] = as.narrow(high) << 16 | as.narrow(low);
+      result[l] = 0;
+      for (int part = 0; part < 2; ++part) {
+        double v = value(part);
+        if (relu && v < 0) v = 0;
+        if (saturate) v = !(v > 0) ? 0 : v > 1 ? 1 : v;
+        uint16_t half = uint16_t(as.narrow(v));
+        if (flush) half = as.flushed(half);
+        if (relu && half == 0x8000) half = 0;
+        result[l] |= u32(half) << (16 * part);
+      }
     }
     out.write(w, result.v, active);
   };
 }
 
-uint16_t smaller_or_larger(Format as, uint16_t p, uint16_t q, bool wants_min, bool propagates) {
-  const float f = as.widen(p), g = as.widen(q);
-  if (std::isnan(f) || std::isnan(g))
-    return propagates || (std::isnan(f) && std::isnan(g)) ? 0x7fff : std::isnan(f) ? q : p;
-  if (f == g) return uint16_t(wants_min ? p | q : p & q);  // of zeros, -0 is the smaller
-  return (f < g) == wants_min ? p : q;
-}
-
-// The minimum or maximum of two or three.
-template <int Operands>
+// min or max of two or, VHMNMX, three.
 Action minmax(Decoder& d) {
   const Format as = format(d);
-  const bool propagates = d.take("NAN");
+  const bool propagates = d.take("NAN"), flush = d.take("FTZ"), of_three = d.instruction.opcode == "VHMNMX";
   size_t n = 1;
-  Pair source[Operands];
-  for (Pair& s : source) s = Pair(d, n, as);
-  const Pair a = source[0], b = source[1], c = source[Operands - 1];
+  const Pair a(d, n), b(d, n), c = of_three ? Pair(d, n) : b;
   const Predicate is_min = d.predicate(n);
   const Destination out = d.destination();
+  const auto choose = [=](uint16_t p, uint16_t q, bool wants_min) {
+    const float f = as.widen(p), g = as.widen(q);
+    if (std::isnan(f) || std::isnan(g))
+      return propagates || (std::isnan(f) && std::isnan(g)) ? uint16_t(0x7fff) : std::isnan(f) ? q : p;
+    if (f == g) return uint16_t(wants_min ? p | q : p & q);  // of zeros, -0 is the smaller
+    return (f < g) == wants_min ? p : q;
+  };
   return [=](Warp& w, u32 active) {
     Lanes ra, rb, rc, result;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
     for (int l = 0; l < warp_size; ++l) {
       result[l] = 0;
       for (int part = 0; part < 2; ++part) {
-        uint16_t chosen = smaller_or_larger(as, a.bits(x[l], part), b.bits(y[l], part), min >> l & 1, propagates);
-        if (Operands == 3) chosen = smaller_or_larger(as, chosen, c.bits(z[l], part), min >> l & 1, propagates);
-        result[l] |= u32(chosen) << (16 * part);
+        uint16_t p = a.bits(x[l], part), q = b.bits(y[l], part), r = c.bits(z[l], part);
+        if (flush) p = as.flushed(p), q = as.flushed(q), r = as.flushed(r);
+        const bool wants_min = min >> l & 1;
+        const uint16_t first = choose(p, q, wants_min);
+        result[l] |= u32(of_three ? choose(first, r, wants_min) : first) << (16 * part);
       }
     }
     out.write(w, result.v, active);
@@ -125,7 +147,7 @@ Action set(Decoder& d) {
   const Comparison c = comparison(d);
   const std::string combine = d.take_one({"AND", "OR", "XOR"});
   size_t n = 1;
-  const Pair a(d, n, as), b(d, n, as);
+  const Pair a(d, n), b(d, n);
   const Predicate condition = d.predicate(n);
   const Destination out = d.destination();
   const u32 yes = as_number ? as.narrow(1) : 0xffff;
@@ -152,7 +174,7 @@ Action set_predicates(Decoder& d) {
   const std::string combine = d.take_one({"AND", "OR", "XOR"});
   const Predicate out0 = d.predicate(0), out1 = d.predicate(1);
   size_t n = 2;
-  const Pair a(d, n, as), b(d, n, as);
+  const Pair a(d, n), b(d, n);
   const Predicate condition = d.predicate(n);
   const bool is_or = combine == "OR", is_xor = combine == "XOR";
   return [=](Warp& w, u32 active) {
@@ -168,13 +190,20 @@ Action set_predicates(Decoder& d) {
   };
 }
 
-// Two floats -> a pair of halves, the first one the upper.
+// Two floats -> a pair of halves, the first one the upper; or one -> a half below the upper half of another register.
 Action pack(Decoder& d) {
+  const bool relu = d.take("RELU"), to_zero = d.take("RZ"), merges = d.take("MERGE_C");
   const Format as = format(d);
   d.ignore({"F16", "F32"});
-  if (!d.take("PACK_AB")) d.unknown();
-  return each(d.destination(), d.floating(1), d.floating(2),
-              [=](u32 x, u32 y) { return as.narrow(as_float(x)) << 16 | as.narrow(as_float(y)); });
+  if (!merges && !d.take("PACK_AB")) d.unknown();
+  const auto narrow = [=](u32 bits) {
+    const float v = as_float(bits);
+    return as.narrow(relu && !(v > 0) && !std::isnan(v) ? 0 : v, to_zero);
+  };
+  if (merges)
+    return each(d.destination(), d.floating(1), d.source(2, Source::bits),
+                [=](u32 x, u32 above) { return (above & 0xffff0000) | narrow(x); });
+  return each(d.destination(), d.floating(1), d.floating(2), [=](u32 x, u32 y) { return narrow(x) << 16 | narrow(y); });
 }
 
 }  // namespace
@@ -182,9 +211,10 @@ Action pack(Decoder& d) {
 void add_half(Table& t) {
   t["HADD2"] = [](Decoder& d) { return pairwise(d, 2, [](double x, double y, double) { return x + y; }); };
   t["HMUL2"] = [](Decoder& d) { return pairwise(d, 2, [](double x, double y, double) { return x * y; }); };
-  t["HFMA2"] = [](Decoder& d) { return pairwise(d, 3, [](double x, double y, double z) { return x * y + z; }); };
-  t["HMNMX2"] = minmax<2>;
-  t["VHMNMX"] = minmax<3>;
+  t["HFMA2"] = [](Decoder& d) {
+    return pairwise(d, 3, [](double x, double y, double z) { return sum_to_odd(x * y, z); });
+  };
+  t["HMNMX2"] = t["VHMNMX"] = minmax;
   t["HSET2"] = set;
   t["HSETP2"] = set_predicates;
   t["F2FP"] = pack;

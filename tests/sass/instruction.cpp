@@ -1,9 +1,7 @@
 #include "instruction.h"
 
 #include <cctype>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <optional>
 
 namespace sass {
@@ -49,7 +47,11 @@ std::optional<int> numbered(std::string_view s, std::string_view prefix, char le
 }
 
 uint32_t integer(std::string_view s) {
-  return uint32_t(std::strtoll(std::string(s).c_str(), nullptr, 0));
+  const std::string text(s);
+  char* end = nullptr;
+  const long long value = std::strtoll(text.c_str(), &end, 0);
+  if (text.empty() || *end) throw Fault("not a number: " + text);
+  return uint32_t(value);
 }
 
 // What stands inside of [...]: a register, a uniform register and an offset, any of them absent.
@@ -86,18 +88,12 @@ void parse_address(std::string_view inside, Operand& out) {
 }
 
 bool parse_immediate(std::string_view s, Operand& out) {
-  constexpr double infinity = std::numeric_limits<double>::infinity();
   const std::string_view magnitude = s[0] == '-' || s[0] == '+' ? s.substr(1) : s;
-  const double sign = s[0] == '-' ? -1 : 1;
-  if (starts_with(magnitude, "INF") || starts_with(magnitude, "QNAN")) {
-    out.number = std::copysign(starts_with(magnitude, "INF") ? infinity : std::nan(""), sign);
-    out.decimal = true;
-  } else if (starts_with(magnitude, "0x")) {
+  if (starts_with(magnitude, "0x")) {
     out.bits = integer(s);
-  } else if (!magnitude.empty() && (std::isdigit(static_cast<unsigned char>(magnitude[0])) || magnitude[0] == '.')) {
-    out.number = std::strtod(std::string(s).c_str(), nullptr);
+  } else if (starts_with(magnitude, "INF") || starts_with(magnitude, "QNAN") || starts_with(magnitude, "SNAN") ||
+             (!magnitude.empty() && (std::isdigit(static_cast<unsigned char>(magnitude[0])) || magnitude[0] == '.'))) {
     out.decimal = true;
-    out.bits = integer(s);
   } else {
     return false;
   }
@@ -161,9 +157,10 @@ Operand parse_operand(std::string_view s) {
   return out;
 }
 
-Instruction parse_instruction(uint32_t at, std::string_view text) {
+Instruction parse_instruction(uint32_t at, std::string_view text, uint64_t encoding) {
   Instruction out;
   out.at = at;
+  out.immediate = uint32_t(encoding >> 32);
   out.text = std::string(text);
   if (text[0] == '@') {
     const size_t space = text.find(' ');
@@ -181,6 +178,7 @@ Instruction parse_instruction(uint32_t at, std::string_view text) {
     // "RET.REL.NODEC R2 0x0": two operands and no comma.
     const size_t gap = out.opcode == "RET" || out.opcode == "CALL" ? operand.find(' ') : std::string_view::npos;
     out.operands.push_back(parse_operand(operand.substr(0, gap)));
+    if (out.operands.back().decimal) out.operands.back().bits = out.immediate;
     if (gap != std::string_view::npos) out.operands.push_back(parse_operand(trim(operand.substr(gap))));
   }
   return out;
@@ -188,7 +186,9 @@ Instruction parse_instruction(uint32_t at, std::string_view text) {
 
 }  // namespace
 
-// Lines of instructions are "/*0010*/  IADD3 R1, R2, R3, RZ ;  /* encoding */"; others begin with another comment.
+// Lines of instructions are "/*0010*/  IADD3 R1, R2, R3, RZ ;  /* encoding */", its lower half; others begin with
+// another comment. A NaN is but named, and an immediate of two halves is two operands: their bits are those of the
+// encoding.
 std::vector<Instruction> parse(std::string_view listing) {
   std::vector<Instruction> out;
   for (size_t begin = 0; begin < listing.size();) {
@@ -200,7 +200,10 @@ std::vector<Instruction> parse(std::string_view listing) {
     if (!starts_with(line, "/*") || semicolon == std::string_view::npos || close > semicolon) continue;
     const uint32_t at = uint32_t(std::strtoul(std::string(line.substr(2, close - 2)).c_str(), nullptr, 16));
     if (at != 16 * out.size()) throw Fault("the listing of a function has a gap");
-    out.push_back(parse_instruction(at, trim(line.substr(close + 2, semicolon - close - 2))));
+    const size_t encoding = line.find("0x", semicolon);
+    if (encoding == std::string_view::npos) throw Fault("the listing of a function has no encodings");
+    const uint64_t bits = std::strtoull(std::string(line.substr(encoding)).c_str(), nullptr, 16);
+    out.push_back(parse_instruction(at, trim(line.substr(close + 2, semicolon - close - 2)), bits));
   }
   return out;
 }

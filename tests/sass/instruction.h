@@ -24,8 +24,7 @@ struct Operand {
   bool negated = false, absolute = false, inverted = false;  // -, | |, ~ or !
   bool wide = false;                                         // .64
   uint32_t bits = 0;                                         // of an immediate; the offset of a constant or an address
-  double number = 0;                                         // an immediate's value where it is written as a decimal
-  bool decimal = false;
+  bool decimal = false;  // an immediate that is written as a number or NaN: its bits are those of the encoding
   int base = zero_register, uniform_base = zero_uniform, scale = 1;  // of a constant or an address
   bool narrow_base = false;                                          // .U32: base has 32 bits, uniform_base 64
   std::string part;                                                  // H0_H0, H1_H1, B1, ... of a register
@@ -35,6 +34,7 @@ struct Operand {
 struct Instruction {
   uint32_t at = 0;  // bytes from the beginning of the function
   std::string text, opcode;
+  uint32_t immediate = 0;  // the encoding's field of immediates
   std::vector<std::string> modifiers;
   std::vector<Operand> operands;
   int guard = true_predicate;

@@ -195,10 +195,11 @@ Action shf(Decoder& d) {
   if (!left && !d.take("R")) d.unknown();
   const std::string type = d.take_one({"U32", "S32", "U64", "S64"}, "U32");
   const bool is_64 = type == "U64" || type == "S64", is_signed = type[0] == 'S';
-  const u32 most = is_64 ? 63 : 32, wrap = is_64 ? 63 : 31;
+  const u32 most = is_64 ? 64 : 32, wrap = is_64 ? 63 : 31;
   return each(d.destination(), d.integer(1), d.integer(2), d.integer(3), [=](u32 low, u32 by, u32 top) {
     const u32 n = wraps ? by & wrap : std::min(by, most);
     const u64 v = pair(low, top);
+    if (n == 64) return is_signed && !left ? u32(int64_t(v) >> 63) : 0;
     if (left) return high ? u32((v << n) >> 32) : n >= 32 ? 0 : u32(v << n);
     const u64 right = is_signed ? u64(int64_t(v) >> n) : v >> n;
     return high ? u32(right >> 32) : u32(right);
@@ -214,6 +215,20 @@ u32 permuted(u32 a, u32 choices, u32 c) {
     out |= (choice & 8 ? (byte & 0x80 ? 255u : 0u) : byte) << (8 * i);
   }
   return out;
+}
+
+// The choices that a mode makes of a number from 0 to 3: four bytes from there on, one four times, ...
+Action prmt(Decoder& d) {
+  static const std::vector<std::string> modes = {"F4E", "B4E", "RC8", "ECL", "ECR", "RC16"};
+  static const u32 choices[][4] = {{0x3210, 0x4321, 0x5432, 0x6543}, {0x5670, 0x6701, 0x7012, 0x0123},
+                                   {0x0000, 0x1111, 0x2222, 0x3333}, {0x3210, 0x3211, 0x3222, 0x3333},
+                                   {0x0000, 0x1110, 0x2210, 0x3210}, {0x1010, 0x3232, 0x1010, 0x3232}};
+  const std::string mode = d.take_one(modes, "index");
+  const Destination out = d.destination();
+  const Source a = d.integer(1), b = d.integer(2), c = d.integer(3);
+  if (mode == "index") return each(out, a, b, c, permuted);
+  const u32* of_mode = choices[std::find(modes.begin(), modes.end(), mode) - modes.begin()];
+  return each(out, a, b, c, [=](u32 x, u32 n, u32 z) { return permuted(x, of_mode[n & 3], z); });
 }
 
 Action iset(Decoder& d) {
@@ -242,43 +257,85 @@ Action iset(Decoder& d) {
   };
 }
 
-// The minimum or maximum of two or three.
-template <int Operands>
+// Numbers in a register that min and max are of: one, or two of 16 bits.
+struct Numbers {
+  bool is_unsigned, halves, relu;
+  explicit Numbers(Decoder& d) {
+    const std::string type = d.take_one({"U32", "S32", "U16x2", "S16x2"}, "S32");
+    is_unsigned = type[0] == 'U', halves = type.size() > 3, relu = d.take("RELU");
+  }
+  u32 choose(u32 x, u32 y, bool min) const {
+    if (!halves) return chosen(x, y, min);
+    return chosen(x & 0xffff, y & 0xffff, min) | chosen(x >> 16, y >> 16, min) << 16;
+  }
+  u32 sum(u32 x, u32 y) const { return halves ? ((x + y) & 0xffff) | ((x & 0xffff0000) + (y & 0xffff0000)) : x + y; }
+
+ private:
+  int64_t value(u32 x) const { return is_unsigned ? int64_t(x) : halves ? int64_t(int16_t(x)) : int64_t(int32_t(x)); }
+  u32 chosen(u32 x, u32 y, bool min) const {
+    const u32 result = (value(x) < value(y)) == min ? x : y;
+    return relu && value(result) < 0 ? 0 : result;
+  }
+};
+
 Action minmax(Decoder& d) {
-  const bool is_unsigned = d.take("U32");
-  d.ignore({"S32"});
-  const Predicate is_min = d.predicate(Operands + 1);
+  const Numbers as(d);
+  const Predicate is_min = d.predicate(3);
   const Destination out = d.destination();
-  const Source a = d.integer(1), b = d.integer(2), c = d.integer(Operands);
+  const Source a = d.integer(1), b = d.integer(2);
   return [=](Warp& w, u32 active) {
-    Lanes ra, rb, rc, result;
-    const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
-    for (int l = 0; l < warp_size; ++l) {
-      const auto chosen = [&](u32 p, u32 q) {
-        return (is_unsigned ? p < q : int32_t(p) < int32_t(q)) == bool(min >> l & 1) ? p : q;
-      };
-      result[l] = chosen(chosen(x[l], y[l]), z[l]);
-    }
+    Lanes ra, rb, result;
+    const u32 *x = a.read(w, ra), *y = b.read(w, rb), min = is_min.read(w);
+    for (int l = 0; l < warp_size; ++l) result[l] = as.choose(x[l], y[l], min >> l & 1);
     out.write(w, result.v, active);
   };
 }
 
 // min or max of a + b and c.
 Action add_minmax(Decoder& d) {
-  const bool is_unsigned = d.take("U32");
+  const Numbers as(d);
   const Predicate is_min = d.predicate(4);
   const Destination out = d.destination();
   const Source a = d.integer(1), b = d.integer(2), c = d.integer(3);
   return [=](Warp& w, u32 active) {
     Lanes ra, rb, rc, result;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
-    for (int l = 0; l < warp_size; ++l) {
-      const u32 sum = x[l] + y[l];
-      const bool less = is_unsigned ? sum < z[l] : int32_t(sum) < int32_t(z[l]);
-      result[l] = less == bool(min >> l & 1) ? sum : z[l];
-    }
+    for (int l = 0; l < warp_size; ++l) result[l] = as.choose(as.sum(x[l], y[l]), z[l], min >> l & 1);
     out.write(w, result.v, active);
   };
+}
+
+// Products of four bytes each, summed.
+Action dot_product(Decoder& d) {
+  if (!d.take("4A")) d.unknown();
+  bool is_signed[2];
+  int n = 0;
+  for (const std::string& m : d.instruction.modifiers)
+    if ((m == "S8" || m == "U8") && n < 2 && d.take(m)) is_signed[n++] = m == "S8";
+  if (n != 2) d.unknown();
+  const bool first = is_signed[0], second = is_signed[1];
+  return each(d.destination(), d.integer(1), d.integer(2), d.integer(3), [=](u32 x, u32 y, u32 z) {
+    for (int s = 0; s < 32; s += 8) {
+      const int p = first ? int8_t(x >> s) : uint8_t(x >> s), q = second ? int8_t(y >> s) : uint8_t(y >> s);
+      z += u32(p * q);
+    }
+    return z;
+  });
+}
+
+// Integers to narrower ones, which their ends stand for where they do not fit.
+Action narrow(Decoder& d) {
+  static const std::vector<std::string> types = {"S8", "U8", "S16", "U16", "S32", "U32"};
+  if (d.instruction.modifiers.size() != 3 || !d.take("SAT")) d.unknown();
+  const std::string to = d.instruction.modifiers[0], of = d.instruction.modifiers[1];
+  if (!d.take(d.take_one(types) == to ? of : to) || of.substr(1) != "32") d.unknown();
+  const int bits = std::stoi(to.substr(1));
+  const int64_t least = to[0] == 'S' ? -(int64_t(1) << (bits - 1)) : 0,
+                most = (int64_t(1) << (to[0] == 'S' ? bits - 1 : bits)) - 1;
+  const bool is_unsigned = of[0] == 'U';
+  return each(d.destination(), d.integer(1), [=](u32 x) {
+    return u32(std::clamp<int64_t>(is_unsigned ? int64_t(x) : int64_t(int32_t(x)), least, most));
+  });
 }
 
 }  // namespace
@@ -293,11 +350,18 @@ void add_integer(Table& t) {
   t["LOP3"] = lop3;
   t["PLOP3"] = plop3;
   t["SHF"] = shf;
-  t["PRMT"] = [](Decoder& d) { return each(d.destination(), d.integer(1), d.integer(2), d.integer(3), permuted); };
+  t["PRMT"] = prmt;
   t["ISETP"] = iset;
-  t["IMNMX"] = t["VIMNMX"] = minmax<2>;
-  t["VIMNMX3"] = minmax<3>;
+  t["IMNMX"] = t["VIMNMX"] = minmax;
   t["VIADDMNMX"] = add_minmax;
+  t["IDP"] = dot_product;
+  t["I2I"] = narrow;
+  t["VABSDIFF"] = [](Decoder& d) {  // |a - b| + c
+    const bool is_unsigned = d.take("U32");
+    return each(d.destination(), d.integer(1), d.integer(2), d.integer(3), [=](u32 x, u32 y, u32 z) {
+      return z + ((is_unsigned ? x < y : int32_t(x) < int32_t(y)) ? y - x : x - y);
+    });
+  };
   t["IABS"] = [](Decoder& d) {
     return each(d.destination(), d.integer(1), [](u32 x) { return int32_t(x) < 0 ? 0 - x : x; });
   };

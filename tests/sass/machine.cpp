@@ -32,10 +32,11 @@ void run(Program& program, Warp& warp) {
 
 // All warps from barrier to barrier.
 void run_block(Program& program, std::vector<std::unique_ptr<Warp>>& warps, std::string& where) {
-  for (bool running = true; running;) {
-    const Warp* waits = nullptr;
-    for (auto& warp : warps) {
-      if (!warp->alive) continue;
+  std::vector<Warp*> alive;
+  for (auto& warp : warps) alive.push_back(warp.get());
+  while (!alive.empty()) {
+    for (Warp* warp : alive) {
+      if (warp->at_block_barrier()) continue;
       try {
         run(program, *warp);
       } catch (const Fault&) {
@@ -45,15 +46,10 @@ void run_block(Program& program, std::vector<std::unique_ptr<Warp>>& warps, std:
         where = out.str();
         throw;
       }
-      if (!warp->alive) continue;
-      if (waits && waits->block_barrier_at() != warp->block_barrier_at())
-        throw Fault("warps of a block wait at different calls of __syncthreads");
-      waits = warp.get();
     }
-    running = waits != nullptr;
-    if (running) waits->block.shared.synchronise_block();
-    for (auto& warp : warps)
-      if (warp->alive) warp->open_block_barrier();
+    alive.erase(std::remove_if(alive.begin(), alive.end(), [](const Warp* w) { return !w->alive; }), alive.end());
+    if (!alive.empty() && !alive[0]->block.open_barriers(alive))
+      throw Fault("warps of a block wait for ever at a barrier that others do not reach");
   }
 }
 
@@ -72,7 +68,9 @@ std::vector<uint8_t> bank0(const Kernel& kernel, const Launch& launch) {
   const uint32_t dimensions[] = {launch.threads.x, launch.threads.y, launch.threads.z,
                                  launch.grid.x,    launch.grid.y,    launch.grid.z};
   for (size_t i = 0; i < 6; ++i) put(4 * i, dimensions[i]);
-  constexpr size_t stack = 0x28;
+  constexpr size_t shared_window = 0x18, local_window = 0x20, stack = 0x28;
+  put(shared_window + 4, AnyMemory::shared_window >> 32);
+  put(local_window + 4, AnyMemory::local_window >> 32);
   put(stack, LocalMemory::top);
   for (size_t i = 0; i < kernel.parameters.size(); ++i)
     std::memcpy(&bank[kernel.first_parameter() + kernel.parameters[i].offset], launch.parameters[i],
@@ -101,7 +99,8 @@ Counts execute(Program& program, const Launch& launch, const GlobalMemory& globa
         executed < blocks ? uint64_t((double(i) + within(i)) * double(blocks) / double(executed)) : i;
     block.index = {uint32_t(number % launch.grid.x), uint32_t(number / launch.grid.x % launch.grid.y),
                    uint32_t(number / launch.grid.x / launch.grid.y)};
-    block.shared.begin_block(begin, end);
+    block.shared.begin_block(begin, end, int(warps.size()));
+    for (BlockBarrier& barrier : block.barriers) barrier = {};
     for (auto& warp : warps) {
       const uint32_t left = launch.threads.count() - uint32_t(warp->index) * warp_size;
       warp->begin(left >= warp_size ? all_threads : (1u << left) - 1);

@@ -60,77 +60,80 @@ void GlobalMemory::check(const uint64_t (&address)[32], uint32_t active, int wid
   }
 }
 
-void SharedMemory::begin_block(uint32_t begin, uint32_t end) {
+void SharedMemory::begin_block(uint32_t begin, uint32_t end, int warps) {
   begin_ = begin, end_ = end;
   if (bytes_.size() < end) bytes_.resize(end), data_.resize(end);
   for (uint32_t at = begin; at < end; ++at) bytes_[at].in_flight = false;
-  block_begun_ = block_synced_ = ++now_;
+  order.begin_block(warps);
 }
 
 void SharedMemory::check(uint32_t at, int width) const {
   if (at % uint32_t(width)) fault("shared address ", at, " is not aligned to ", width, " bytes");
-  if (at < begin_ || at + uint32_t(width) > end_)
+  if (at < begin_ || at + uint64_t(width) > end_)
     fault("shared access at byte ", int64_t(at) - begin_, " of ", end_ - begin_);
 }
 
-// Whether what `other` did at that time comes before what `by` does now.
-bool SharedMemory::ordered(const Accessor& by, uint32_t when, int other) const {
-  if (when < block_synced_ || other == by.thread) return true;
-  const bool same_warp = other < several_of_warp ? other / 32 == by.warp() : other == (several_of_warp | by.warp());
-  return same_warp && when < by.warp_synced;
+bool SharedMemory::reads_are_before(int by, const Byte& byte) const {
+  if (byte.read < order.block_begun()) return true;
+  if (byte.reader < several_of_warp) return order.is_before(by, byte.read, byte.reader);
+  if (byte.reader != several) return order.is_before_of_warp(by, byte.read, byte.reader & ~several_of_warp);
+  for (uint32_t left = byte.warps; left; left &= left - 1)
+    if (!order.is_before_of_warp(by, byte.read, __builtin_ctz(left))) return false;
+  return true;
 }
 
-void SharedMemory::read(const Accessor& by, uint32_t at, int width, void* to) {
+void SharedMemory::read(int by, uint32_t at, int width, void* to) {
   check(at, width);
+  const int warp = by / Order::lanes;
   for (uint32_t b = at; b < at + uint32_t(width); ++b) {
     Byte& byte = bytes_[b];
     if (byte.in_flight) fault("race: shared byte ", b - begin_, " is read before its asynchronous copy was waited for");
-    if (byte.written < block_begun_) fault("shared byte ", b - begin_, " is read and nobody wrote it");
-    if (!ordered(by, byte.written, byte.writer))
-      fault("race: thread ", by.thread, " reads shared byte ", b - begin_, " that thread ", byte.writer,
+    if (byte.written < order.block_begun()) fault("shared byte ", b - begin_, " is read and nobody wrote it");
+    if (!order.is_before(by, byte.written, byte.writer))
+      fault("race: thread ", by, " reads shared byte ", b - begin_, " that thread ", byte.writer,
             " wrote, with no barrier between");
-    // Of several readers since the last barrier it is enough to know whether they were of one warp.
-    const bool first = byte.read < block_synced_ || byte.reader == by.thread;
-    const int reader = byte.reader, reader_warp = reader < several_of_warp ? reader / 32 : reader & ~several_of_warp;
-    byte.reader = uint16_t(first                                           ? by.thread
-                           : reader != several && reader_warp == by.warp() ? several_of_warp | by.warp()
-                                                                           : several);
-    byte.read = now_;
+    if (reads_are_before(by, byte)) {  // what comes after this read comes after those
+      byte.reader = uint16_t(by), byte.warps = 1u << warp;
+    } else {
+      byte.warps |= 1u << warp;
+      byte.reader = byte.warps == 1u << warp ? uint16_t(several_of_warp | warp) : several;
+    }
+    byte.read = order.now();
   }
   std::memcpy(to, &data_[at], size_t(width));
 }
 
-void SharedMemory::store(const Accessor& by, uint32_t at, int width, const void* from) {
+void SharedMemory::store(int by, uint32_t at, int width, const void* from) {
   for (uint32_t b = at; b < at + uint32_t(width); ++b) {
     Byte& byte = bytes_[b];
     const uint8_t value = static_cast<const uint8_t*>(from)[b - at];
     if (byte.in_flight) fault("race: shared byte ", b - begin_, " is written while an asynchronous copy is under way");
-    if (byte.read >= block_begun_ && !ordered(by, byte.read, byte.reader))
-      fault("race: thread ", by.thread, " writes shared byte ", b - begin_, " that others read, no barrier between");
-    const bool written = byte.written >= block_begun_;
-    if (written && data_[b] != value && !ordered(by, byte.written, byte.writer))
-      fault("race: thread ", by.thread, " writes shared byte ", b - begin_, " that thread ", byte.writer,
+    if (!reads_are_before(by, byte))
+      fault("race: thread ", by, " writes shared byte ", b - begin_, " that others read, no barrier between");
+    const bool written = byte.written >= order.block_begun();
+    if (written && data_[b] != value && !order.is_before(by, byte.written, byte.writer))
+      fault("race: thread ", by, " writes shared byte ", b - begin_, " that thread ", byte.writer,
             " wrote, with no barrier between");
-    byte.written = now_, byte.writer = uint16_t(by.thread);
+    byte.written = order.now(), byte.writer = uint16_t(by);
   }
+}
+
+void SharedMemory::write(int by, uint32_t at, int width, const void* from) {
+  check(at, width);
+  store(by, at, width, from);
   std::memcpy(&data_[at], from, size_t(width));
 }
 
-void SharedMemory::write(const Accessor& by, uint32_t at, int width, const void* from) {
+void SharedMemory::begin_copy(int by, uint32_t at, int width, const void* from) {
   check(at, width);
   store(by, at, width, from);
-}
-
-void SharedMemory::begin_copy(const Accessor& by, uint32_t at, int width) {
-  check(at, width);
-  store(by, at, width, &data_[at]);
   for (uint32_t b = at; b < at + uint32_t(width); ++b) bytes_[b].in_flight = true;
 }
 
-void SharedMemory::land(const Accessor& by, uint32_t at, int width, const void* from) {
+void SharedMemory::land(int by, uint32_t at, int width, const void* from) {
   for (uint32_t b = at; b < at + uint32_t(width); ++b) {
     bytes_[b].in_flight = false;
-    bytes_[b].written = now_, bytes_[b].writer = uint16_t(by.thread);
+    bytes_[b].written = order.now(), bytes_[b].writer = uint16_t(by);
   }
   std::memcpy(&data_[at], from, size_t(width));
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "instruction.h"
+#include "order.h"
 
 namespace sass {
 
@@ -32,39 +33,39 @@ class GlobalMemory {
   std::vector<Range> ranges_;
 };
 
-// A thread of a block, and since when its warp is in step.
-struct Accessor {
-  int thread = 0;
-  uint32_t warp_synced = 0;
-  int warp() const { return thread / 32; }
-};
-
 class SharedMemory {
  public:
-  void begin_block(uint32_t begin, uint32_t end);
-  void read(const Accessor& by, uint32_t at, int width, void* to);
-  void write(const Accessor& by, uint32_t at, int width, const void* from);
-  void begin_copy(const Accessor& by, uint32_t at, int width);  // a write that lands later
-  void land(const Accessor& by, uint32_t at, int width, const void* from);
-
-  void synchronise_block() { block_synced_ = ++now_; }
-  uint32_t synchronise_warp() { return ++now_; }
+  Order order;
+  void begin_block(uint32_t begin, uint32_t end, int warps);
+  bool has(uint32_t at) const { return at >= begin_ && at < end_; }
+  // `by`: the number of a thread in its block.
+  void read(int by, uint32_t at, int width, void* to);
+  void write(int by, uint32_t at, int width, const void* from);
+  void begin_copy(int by, uint32_t at, int width, const void* from);  // a write that lands later
+  void land(int by, uint32_t at, int width, const void* from);
 
  private:
+  // Of several readers since a write it is enough to know whether they were of one warp, or of which warps.
   struct Byte {
-    uint32_t written = 0, read = 0;
+    uint32_t written = 0, read = 0, warps = 0;
     uint16_t writer = 0, reader = 0;
     bool in_flight = false;
   };
   static constexpr uint16_t several_of_warp = 0x8000, several = 0xffff;
 
   void check(uint32_t at, int width) const;
-  void store(const Accessor& by, uint32_t at, int width, const void* from);
-  bool ordered(const Accessor& by, uint32_t when, int other) const;
+  void store(int by, uint32_t at, int width, const void* from);
+  bool reads_are_before(int by, const Byte& byte) const;
 
-  uint32_t begin_ = 0, end_ = 0, now_ = 0, block_begun_ = 0, block_synced_ = 0;
+  uint32_t begin_ = 0, end_ = 0;
   std::vector<uint8_t> data_;
   std::vector<Byte> bytes_;
+};
+
+// Where addresses of any memory have the other two: beyond what a process can have.
+struct AnyMemory {
+  static constexpr uint64_t window = uint64_t(1) << 32, shared_window = uint64_t(1) << 56,
+                            local_window = uint64_t(2) << 56;
 };
 
 // The stack of one thread: `frame` bytes below `top`.

@@ -60,9 +60,9 @@ T read_file(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-// What cuobjdump lists of the image, without the encodings.
+// What cuobjdump lists of the image, without the encodings' upper halves.
 std::string list(const uint8_t* image, uint64_t size) {
-  return read_file<std::string>(cached(image, size, ".sass", [&](const fs::path& part) {
+  return read_file<std::string>(cached(image, size, ".listing", [&](const fs::path& part) {
     const fs::path cubin = part.string() + ".cubin";
     write_file(cubin, image, size);
     const std::string command = cuobjdump("-sass '" + cubin.string() + "'");
@@ -70,10 +70,7 @@ std::string list(const uint8_t* image, uint64_t size) {
     if (!pipe) throw Fault("cannot run " + command);
     std::ofstream out(part, std::ios::binary);
     for (char line[4096]; std::fgets(line, sizeof line, pipe);) {
-      char* end = std::strchr(line, ';');
-      const bool is_code = end != nullptr;
-      if (is_code) end[1] = '\n', end[2] = 0;
-      if (is_code || std::strstr(line, "Function : ") || std::strstr(line, "code for ")) out << line;
+      if (std::strchr(line, ';') || std::strstr(line, "Function : ") || std::strstr(line, "code for ")) out << line;
     }
     const int status = pclose(pipe);
     fs::remove(cubin);

@@ -29,9 +29,9 @@ Action special(Decoder& d) {
   const std::string name = d.operand(1).text;
   const Destination out = d.destination();
   const bool is_wide = d.instruction.opcode == "CS2R" && !d.take("32");
-  static const std::vector<std::string> known = {"SR_TID.X",   "SR_TID.Y",   "SR_TID.Z",  "SR_CTAID.X",
-                                                 "SR_CTAID.Y", "SR_CTAID.Z", "SR_LANEID", "SR_CgaCtaId",
-                                                 "SRZ",        "SR_LTMASK",  "SR_SWINHI"};
+  static const std::vector<std::string> known = {"SR_TID.X",   "SR_TID.Y",  "SR_TID.Z",    "SR_CTAID.X", "SR_CTAID.Y",
+                                                 "SR_CTAID.Z", "SR_LANEID", "SR_CgaCtaId", "SRZ",        "SR_SWINHI",
+                                                 "SR_EQMASK",  "SR_LTMASK", "SR_LEMASK",   "SR_GTMASK",  "SR_GEMASK"};
   const auto found = std::find(known.begin(), known.end(), name);
   if (found == known.end()) d.unknown();
   const long which = found - known.begin();
@@ -49,8 +49,12 @@ Action special(Decoder& d) {
                             u32(l),
                             0,  // the one block of its cluster
                             0,
+                            u32(AnyMemory::shared_window >> 32),
+                            u32(1) << l,
                             (u32(1) << l) - 1,
-                            0x7f00};
+                            (u32(2) << l) - 1,
+                            ~((u32(2) << l) - 1),
+                            ~((u32(1) << l) - 1)};
       result[l] = values[which];
     }
     out.write(w, result.v, active);
@@ -62,6 +66,7 @@ Action special(Decoder& d) {
 
 // The predicates as bits of a register, and back.
 Action predicates_to_register(Decoder& d) {
+  d.ignore_operand(1);  // PR
   const Source base = d.integer(2), mask = d.integer(3);
   const Destination out = d.destination();
   return [=](Warp& w, u32 active) {
@@ -77,6 +82,7 @@ Action predicates_to_register(Decoder& d) {
 }
 
 Action register_to_predicates(Decoder& d) {
+  d.ignore_operand(0);  // PR
   Operand from = d.operand(1);
   const int shift = from.part.empty() ? 0 : from.part[0] == 'B' ? 8 * (from.part[1] - '0') : -1;
   if (shift < 0) d.unknown();
@@ -114,7 +120,6 @@ Action shuffle(Decoder& d) {
       result[l] = value[inside ? from : l];
       within |= u32(inside) << l;
     }
-    w.synchronise();
     out.write(w, result.v, active);
     in_range.write(w, within, active);
   };
@@ -134,9 +139,72 @@ Action vote(Decoder& d) {
     const bool holds = how == "ALL" ? found == active : how == "ANY" ? found != 0 : found == 0 || found == active;
     Lanes all;
     std::fill_n(all.v, warp_size, found);
-    w.synchronise();
     which.write(w, all.v, active);
     result.write(w, holds ? all_threads : 0, active);
+  };
+}
+
+// A value of all threads together, into a uniform register.
+Action reduce(Decoder& d) {
+  const std::string how = d.take_one({"SUM", "MIN", "MAX", "AND", "OR", "XOR"}, "AND");
+  const bool is_signed = d.take("S32");
+  const Destination out = d.destination();
+  const Source a = d.integer(1);
+  return [=](Warp& w, u32 active) {
+    Lanes room, all;
+    const u32* x = a.read(w, room);
+    const u32 flip = is_signed ? 0x80000000 : 0;  // orders signed numbers as unsigned ones
+    u32 found = x[__builtin_ctz(active)];
+    for (u32 left = active & (active - 1); left; left &= left - 1) {
+      const u32 v = x[__builtin_ctz(left)];
+      found = how == "SUM"   ? found + v
+              : how == "MIN" ? std::min(found ^ flip, v ^ flip) ^ flip
+              : how == "MAX" ? std::max(found ^ flip, v ^ flip) ^ flip
+              : how == "AND" ? found & v
+              : how == "OR"  ? found | v
+                             : found ^ v;
+    }
+    std::fill_n(all.v, warp_size, found);
+    out.write(w, all.v, active);
+  };
+}
+
+// Which threads have the same value.
+Action match(Decoder& d) {
+  if (!d.take("ANY")) d.unknown();
+  const bool is_wide = d.take("U64");
+  const Destination out = d.destination();
+  const Source low = d.source(1, Source::bits), top = is_wide ? d.source(1, Source::bits, 1) : low;
+  return [=](Warp& w, u32 active) {
+    Lanes ra, rb, result;
+    const u32 *x = low.read(w, ra), *y = top.read(w, rb);
+    for (int l = 0; l < warp_size; ++l) {
+      result[l] = 0;
+      for (int m = 0; m < warp_size; ++m) result[l] |= u32(x[l] == x[m] && y[l] == y[m]) << m;
+      result[l] &= active;
+    }
+    out.write(w, result.v, active);
+  };
+}
+
+// How threads voted at the last barrier: how many, or whether any or all did, as the barrier before it asks.
+Action barrier_result(Decoder& d) {
+  if (!d.take("RESULT")) d.unknown();
+  const std::vector<Instruction>& code = d.kernel.code;
+  size_t at = d.instruction.at / 16;
+  while (at-- > 0 && code[at].opcode != "BAR") {
+  }
+  if (at >= code.size()) d.unknown();
+  const std::vector<std::string>& asked = code[at].modifiers;
+  const bool of_all = std::find(asked.begin(), asked.end(), "AND") != asked.end();
+  const Destination out = d.destination();
+  Predicate result;
+  if (d.count() > 1) result = d.predicate(1);
+  return [=](Warp& w, u32 active) {
+    Lanes all;
+    std::fill_n(all.v, warp_size, w.votes);
+    out.write(w, all.v, active);
+    result.write(w, (of_all ? w.all_vote : w.votes > 0) ? all_threads : 0, active);
   };
 }
 
@@ -145,15 +213,15 @@ Action vote(Decoder& d) {
 void add_moves(Table& t) {
   t["MOV"] = t["R2UR"] = move;
   t["SEL"] = [](Decoder& d) { return select(d, Source::integer); };
-  t["FSEL"] = [](Decoder& d) {
-    d.ignore({"FTZ"});
-    return select(d, Source::floating);
-  };
+  t["FSEL"] = [](Decoder& d) { return select(d, Source::floating); };
   t["S2R"] = t["S2UR"] = t["CS2R"] = special;
   t["P2R"] = predicates_to_register;
   t["R2P"] = register_to_predicates;
   t["SHFL"] = shuffle;
   t["VOTE"] = t["VOTEU"] = vote;
+  t["REDUX"] = reduce;
+  t["MATCH"] = match;
+  t["B2R"] = barrier_result;
 }
 
 }  // namespace sass

@@ -16,7 +16,7 @@ void each_lane(uint32_t lanes, F&& f) {
 void Warp::begin(uint32_t threads) {
   alive = group = threads;
   next = 0;
-  others_ = waiting_ = at_block_ = synced_ = 0;
+  others_ = waiting_ = at_block_ = orders_memory_ = votes = 0;
   meets_ = ~0u;
   // Registers hold what earlier kernels left in them.
   std::memset(registers, 0xee, sizeof(Lanes) * size_t(block.kernel->registers));
@@ -39,8 +39,12 @@ bool Warp::pick() {
   while (release()) {
   }
   if (!others_) {
-    if (waiting_) throw Fault("threads of a warp wait for each other for ever");
-    return false;
+    if (!waiting_) return false;
+    const int one = __builtin_ctz(waiting_);
+    int other = one;
+    each_lane(waiting_, [&](int lane) { other = at_[lane] == at_[one] ? other : lane; });
+    throw Fault("threads of a warp wait for each other for ever, before instructions " + std::to_string(at_[one]) +
+                " and " + std::to_string(at_[other]));
   }
   next = ~0u;
   each_lane(others_, [&](int lane) { next = std::min(next, at_[lane]); });
@@ -61,6 +65,13 @@ bool Warp::release() {
               [&](int other) { all = all && (waiting_ >> other & 1) && waits_for_[other] == waits_for_[lane]; });
     released |= uint32_t(all) << lane;
   });
+  for (uint32_t left = released & orders_memory_; left;) {
+    const int lane = __builtin_ctz(left);
+    const uint32_t threads = barriers_[step_barrier][lane];
+    block.shared.order.synchronise_warp(index, (threads & alive) == alive ? all_threads : threads);
+    left &= ~(threads | uint32_t(1) << lane);
+  }
+  orders_memory_ &= ~released;
   waiting_ &= ~released;
   others_ |= released;
   return released != 0;
@@ -113,9 +124,14 @@ void Warp::wait(int barrier) {
   group = 0;
 }
 
-void Warp::wait_for_block(int barrier) {
-  if (group != alive) throw Fault("__syncthreads that only some threads of a warp reach");
-  block_barrier_at_ = uint32_t(barrier) << 24 | next;
+void Warp::wait_for_threads(uint32_t threads, bool orders_memory) {
+  set_barrier(step_barrier, group, threads);
+  if (orders_memory) orders_memory_ |= group;
+  wait(step_barrier);
+}
+
+void Warp::wait_for_block() {
+  block_barrier_at_ = next;
   each_lane(group, [&](int lane) { at_[lane] = next + 1; });
   at_block_ |= group;
   group = 0;
@@ -129,7 +145,7 @@ void Warp::open_block_barrier() {
 void Warp::copy(int lane, uint32_t to, const void* from, int width) {
   Copy copy{lane, committed_[lane], to, width, {}};
   std::memcpy(copy.bytes.data(), from, size_t(width));
-  block.shared.begin_copy(accessor(lane), to, width);
+  block.shared.begin_copy(thread(lane), to, width, from);
   copies_.push_back(copy);
 }
 
@@ -140,10 +156,53 @@ void Warp::commit_copies(uint32_t threads) {
 void Warp::land_copies(uint32_t threads, uint32_t but_latest) {
   const auto lands = [&](const Copy& copy) {
     if (!(threads >> copy.lane & 1) || copy.group + but_latest >= committed_[copy.lane]) return false;
-    block.shared.land(accessor(copy.lane), copy.to, copy.width, copy.bytes.data());
+    block.shared.land(thread(copy.lane), copy.to, copy.width, copy.bytes.data());
     return true;
   };
   copies_.erase(std::remove_if(copies_.begin(), copies_.end(), lands), copies_.end());
+}
+
+void Block::arrive(Warp& warp, uint32_t number, uint32_t of_threads, bool waits, uint32_t votes) {
+  if (number >= 16) throw Fault("no barrier " + std::to_string(number));
+  if (warp.group != warp.alive) throw Fault("__syncthreads that only some threads of a warp reach");
+  BlockBarrier& barrier = barriers[number];
+  if (of_threads % warp_size) throw Fault("a barrier of a part of a warp");
+  if (barrier.arrived && barrier.threads != of_threads) throw Fault("a barrier of different numbers of threads");
+  barrier.threads = of_threads;
+  barrier.arrived += warp_size;
+  barrier.votes += uint32_t(__builtin_popcount(votes));
+  barrier.all_vote &= votes == warp.group;
+  barrier.arrivals.push_back(shared.order.arrive(warp.index));
+  if (!waits) {
+    ++warp.next;
+    return;
+  }
+  barrier.waiting.push_back(&warp);
+  warp.wait_for_block();
+}
+
+bool Block::open_barriers(const std::vector<Warp*>& alive) {
+  bool any = false;
+  for (BlockBarrier& barrier : barriers) {
+    const bool of_all = barrier.threads == 0;
+    if (!barrier.arrived || (of_all ? barrier.waiting.size() < alive.size() : barrier.arrived < barrier.threads))
+      continue;
+    if (of_all) {
+      for (const Warp* warp : barrier.waiting)
+        if (warp->block_barrier_at() != barrier.waiting[0]->block_barrier_at())
+          throw Fault("warps of a block wait at different calls of __syncthreads");
+      shared.order.synchronise_block();
+    } else {
+      std::vector<int> waiting;
+      for (const Warp* warp : barrier.waiting) waiting.push_back(warp->index);
+      shared.order.synchronise_warps(barrier.arrivals, waiting);
+    }
+    for (Warp* warp : barrier.waiting)
+      warp->votes = barrier.votes, warp->all_vote = barrier.all_vote, warp->open_block_barrier();
+    barrier = {};
+    any = true;
+  }
+  return any;
 }
 
 uint32_t Block::constant(int bank, uint64_t at, int width) const {

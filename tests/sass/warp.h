@@ -39,6 +39,14 @@ struct Counts {
 
 class Warp;
 
+// A barrier of the block: `threads` of it, or all that live where 0.
+struct BlockBarrier {
+  uint32_t threads = 0, arrived = 0, votes = 0;
+  bool all_vote = true;
+  std::vector<Order::Arrival> arrivals;
+  std::vector<Warp*> waiting;
+};
+
 // What the warps of a block share.
 struct Block {
   const Kernel* kernel = nullptr;
@@ -47,7 +55,13 @@ struct Block {
   std::vector<uint8_t> bank0;  // the launch's dimensions and parameters
   Counts counts;
   Dim3 grid, threads, index;
+  BlockBarrier barriers[16];
   std::vector<uint64_t> sectors;  // touched by this block, with marks of reads and writes; unsorted
+
+  // A warp comes to a barrier, of which some of its threads vote; it waits there or goes on.
+  void arrive(Warp& warp, uint32_t barrier, uint32_t threads, bool waits, uint32_t votes);
+  // Opens the barriers that all have reached; whether there were any.
+  bool open_barriers(const std::vector<Warp*>& alive);
 
   uint32_t constant(int bank, uint64_t at, int width) const;
   void count_shared(const uint64_t (&address)[32], uint32_t active, int width);
@@ -67,7 +81,6 @@ class Warp {
 
   void begin(uint32_t threads);
   int thread(int lane) const { return index * warp_size + lane; }
-  Accessor accessor(int lane) const { return {thread(lane), synced_}; }
 
   // ---- where its threads are; instructions are numbered from 0
   uint32_t group = 0;  // those that run
@@ -82,11 +95,15 @@ class Warp {
   uint32_t participants(int barrier) const;
   void leave_barrier(int barrier, uint32_t threads);
   void wait(int barrier);
-  void wait_for_block(int barrier);
-  bool at_block_barrier() const { return alive && at_block_ == alive; }
+  void wait_for_threads(uint32_t threads, bool orders_memory);  // until all of these that live wait likewise
+  // Threads that go on in step have come to a __syncwarp.
+  void synchronise() { block.shared.order.synchronise_warp(index, group == alive ? all_threads : group); }
+  void wait_for_block();
+  bool at_block_barrier() const { return at_block_ != 0; }
   uint32_t block_barrier_at() const { return block_barrier_at_; }
   void open_block_barrier();
-  void synchronise() { synced_ = block.shared.synchronise_warp(); }
+  uint32_t votes = 0;  // of the latest barrier: how many threads, and whether all
+  bool all_vote = false;
   bool meets_others() const { return next == meets_; }  // threads that stand where the group comes by
 
   // ---- asynchronous copies to shared memory (cp.async)
@@ -105,11 +122,12 @@ class Warp {
   };
   bool release();
 
-  Lanes at_;  // where each thread goes on that does not run now
-  uint32_t others_ = 0, waiting_ = 0, at_block_ = 0, synced_ = 0, block_barrier_at_ = 0;
+  static constexpr int step_barrier = 16;  // behind the barriers that have a register: of a __syncwarp
+  Lanes at_;                               // where each thread goes on that does not run now
+  uint32_t others_ = 0, waiting_ = 0, at_block_ = 0, block_barrier_at_ = 0, orders_memory_ = 0;
   uint32_t meets_ = ~0u;
   int waits_for_[warp_size];
-  uint32_t barriers_[16][warp_size];  // the participants that each thread knows of
+  uint32_t barriers_[17][warp_size];  // the participants that each thread knows of
   uint32_t committed_[warp_size];
   std::vector<Copy> copies_;
 };
