@@ -32,7 +32,7 @@ lint: $(VENV)/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/clang-format --dry-run --Werror csrc/*/* benchmarks/codegen/*.c*
+	$(BIN)/clang-format --dry-run --Werror csrc/*/* benchmarks/codegen/*.cu benchmarks/codegen/*.cpp tests/sass/*.h tests/sass/*.cpp
 
 # Everything that needs an NVIDIA GPU, in the environment of PYTHON: torch, pytest and ninja are there, nothing is fetched.
 ARCH = $$($(PYTHON) -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')

@@ -1,5 +1,6 @@
-"""Promise: the interpreter of machine code does what NVIDIA's documents say of every instruction, finds every fault that
-it is there to find and no other, and counts what it is said to count."""
+"""Promise: the interpreter of machine code does what NVIDIA's documents say of every instruction, finds every fault
+that it is there to find and no other, and counts what it is said to count.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from machine_code.integers import integers
 from machine_code.machine import NUMPY, Fault, Machine, Module, build, compile_for, literal, variants
 from machine_code.operands import Op, operands
 
-from benchmarks.codegen.cuda_kernels import tool
+from benchmarks.codegen.interpreter import tool
 
 pytestmark = pytest.mark.skipif(not (tool("nvcc") and tool("cuobjdump")), reason="no nvcc, or no cuobjdump")
 

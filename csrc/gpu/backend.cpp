@@ -110,7 +110,7 @@ void taps_gradient(const Problem& problem, const Source& grad, const Source& x, 
 }  // namespace
 
 extern const Backend backend;
-const Backend backend = {[] { return "gpu_on_host"; },
+const Backend backend = {[] { return "machine_code"; },
                          true,
                          true,
                          [](void*, int64_t) {},

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.codegen.cuda_kernels import tool
-from benchmarks.codegen.sass import parse
+from benchmarks.codegen.interpreter import tool
 
 from .operands import Op, corners
 
@@ -184,7 +184,8 @@ class Module:
             command = [tool("cuobjdump") or "", "-sass", str(self.path)]
             self.listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         text = self.listing.split(f"Function : {kernel}\n")[1].split("Function :")[0]
-        return [i for _, i in parse(text) if not i.startswith("BRA")]
+        found = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?);", text, re.M)
+        return [i for i in found if not re.match(r"(@\S+ )?(NOP|BRA)", i)]
 
     def counts(self, kernel: str, grid: int, block: int | tuple[int, int, int], *arguments: Any, **options: Any) -> Any:
         self.machine.report()
