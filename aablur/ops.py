@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ def _indices(
             _batched(x.detach(), len(size)).to(reference.accumulator_dtype(x.dtype)), geometry
         )[1]
     assert codes is not None
+    channels_last = channels_last and len(size) > 1  # maps of one axis have one layout
     return reference.codes_to_indices(codes, [*grad.shape[: -len(size)], *size], geometry, channels_last)
 
 
@@ -421,6 +423,36 @@ _vmap("max_blur_pool_backward", 4, ())
 # ---- forcing a backend -------------------------------------------------------------------------------
 
 
+class _Forced:
+    """The backends that are forced, each by a context of `backend`; the last one serves, alone."""
+
+    def __init__(self) -> None:
+        self._lock, self._names = Lock(), dict[object, str]()
+        self._library: torch.library.Library | None = None
+        if backends.forced is not None:
+            self.enter(backends.forced)
+
+    def enter(self, name: str) -> object:
+        with self._lock:
+            library, context = _force(name), object()
+            self._names[context] = name
+            self._serve(library)
+        return context
+
+    def leave(self, context: object) -> None:
+        """Contexts of several threads need not end in the order that they began in."""
+        with self._lock:
+            del self._names[context]
+            last = next(reversed(self._names.values()), None)
+            self._serve(None if last is None else _force(last))
+
+    def _serve(self, library: torch.library.Library | None) -> None:
+        if self._library is not None:
+            self._library._destroy()
+        self._library = library
+        backends.forced = next(reversed(self._names.values()), None)
+
+
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Makes one backend serve every device it can, for tests and benchmarks: eager, compiled, everywhere.
@@ -431,13 +463,11 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: no such backend, or it cannot serve here (the message says why).
     """
-    library, before = _force(name), backends.forced
-    backends.forced = name
+    context = _forced.enter(name)
     try:
         yield
     finally:
-        backends.forced = before
-        library._destroy()
+        _forced.leave(context)
 
 
 def _force(name: str) -> torch.library.Library:
@@ -463,5 +493,4 @@ def _force(name: str) -> torch.library.Library:
     return library
 
 
-if backends.forced is not None:
-    _environment = _force(backends.forced)
+_forced = _Forced()

@@ -52,10 +52,17 @@ def max_pool(x: Tensor, geometry: Geometry) -> Tensor:
 
 
 def axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
-    """The taps of each axis: (1 or channels, k)."""
+    """The taps of each axis, for a map `like`: (1 or channels, k)."""
+    sizes = [a.taps for a in geometry.axes]
     if taps is None:
-        return [torch.tensor([binomial(a.taps)], dtype=like.dtype, device=like.device) for a in geometry.axes]
-    return list(taps.split([a.taps for a in geometry.axes], dim=1))
+        return [torch.tensor([binomial(k)], dtype=like.dtype, device=like.device) for k in sizes]
+    channels = like.shape[-len(sizes) - 1]
+    if taps.ndim != 2 or taps.shape[1] != sum(sizes) or taps.shape[0] not in (1, channels):
+        raise ValueError(
+            f"{geometry.op}: taps must have shape (1, {sum(sizes)}) or ({channels}, {sum(sizes)}), a row a channel, "
+            f"got {tuple(taps.shape)}"
+        )
+    return list(taps.split(sizes, dim=1))
 
 
 def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
@@ -73,11 +80,12 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
         batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
         channels_last = prefers_channels_last(x, rank)
         y = batched.to(accumulator_dtype(x.dtype))
+        per_axis = zip(geometry.axes, axis_taps(taps, geometry, y), strict=True)
         if x.numel() == 0:  # torch's convolutions take no empty channels
             return _empty_result(y, taps, geometry).to(x.dtype).reshape(*x.shape[:-rank], *_out_size(x, geometry))
         if geometry.window_volume > 1:
             y = max_pool(y, geometry)
-        for i, (axis, row) in enumerate(zip(geometry.axes, axis_taps(taps, geometry, y), strict=True)):
+        for i, (axis, row) in enumerate(per_axis):
             y = _correlate(_pad(y, 2 + i, axis, geometry.padding_mode), row, 2 + i, axis.stride)
         y = y.to(x.dtype)
         return in_layout(y if x.ndim == rank + 2 else y.squeeze(0), rank, channels_last)
@@ -148,11 +156,11 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 def blur_pool_backward(grad: Tensor, taps: Tensor | None, size: Sequence[int], geometry: Geometry) -> Tensor:
     """The adjoint of `blur_pool` without its max, applied to grad; `size` is that of the pooled map."""
     with torch.autocast(grad.device.type, enabled=False):
-        rank = len(geometry.axes)
+        rank, wide = len(geometry.axes), accumulator_dtype(grad.dtype)
+        g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(wide)
+        per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, g), size, strict=True))
         if grad.numel() == 0:
             return grad.new_zeros(*grad.shape[:-rank], *size)
-        g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(accumulator_dtype(grad.dtype))
-        per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, g), size, strict=True))
         for i, (axis, row, n) in reversed(list(enumerate(per_axis))):
             g = _correlate_adjoint(g, row, 2 + i, axis.stride, n + axis.before + axis.after)
             g = _pad_adjoint(g, 2 + i, axis, n, geometry.padding_mode)
@@ -186,10 +194,10 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
     with torch.autocast(x.device.type, enabled=False):
         rank = len(geometry.axes)
         wide = accumulator_dtype(x.dtype)
-        if x.numel() == 0:
-            return torch.zeros_like(taps)
         y, g = ((t if t.ndim == rank + 2 else t.unsqueeze(0)).to(wide) for t in (x, grad))
         per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, y), strict=True))
+        if x.numel() == 0:
+            return torch.zeros_like(taps)
         shares = []
         for i, (axis, row) in enumerate(per_axis):
             rest = y

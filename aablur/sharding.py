@@ -76,7 +76,7 @@ def _codes_mix_channels(name: str, args: tuple[Any, ...], rank: int) -> bool:
         meta = args[0].tensor_meta
         x = torch.empty_strided(meta.shape, meta.stride, dtype=meta.dtype, device="meta")
         return reference.prefers_channels_last(x, rank)
-    return name == "max_blur_pool_backward" and args[2] is not None and args[-1]
+    return name == "max_blur_pool_backward" and args[2] is not None and args[-1] and rank > 1
 
 
 def register() -> None:

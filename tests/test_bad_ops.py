@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import aablur
 from aablur.geometry import Geometry
 from aablur.schemas import SCHEMAS
 
@@ -17,17 +18,18 @@ OPS = torch.ops.aablur
 BLUR: dict[str, Any] = {"axes": [3, 2, 1, 1] * 2, "padding_mode": "zeros"}
 MAX_BLUR: dict[str, Any] = {"axes": [3, 2, 1, 1, 2, 0, 1] * 2, "padding_mode": "zeros"}
 WRONG_NUMBERS: dict[str, list[int]] = {  # in the order of an axis' numbers
-    "taps": [0, -3, 2**62],
-    "stride": [0, -1, 2**62],
-    "before": [-9, -(2**62)],
-    "after": [-9, 2**62],
-    "window": [0, 9, 2**40],
-    "window_padding": [2, -1],
-    "window_dilation": [0, 9, 2**62],
+    "taps": [0, -3, 2**62, 2**63 - 1],
+    "stride": [0, -1, 2**62, 2**63 - 1],
+    "before": [-9, -(2**62), 2**63 - 1, -(2**63)],
+    "after": [-9, 2**62, 2**63 - 1, -(2**63)],
+    "window": [0, 9, 2**40, 2**62, 2**63 - 1],
+    "window_padding": [2, -1, 2**62, 2**63 - 1, -(2**63)],
+    "window_dilation": [0, 9, 2**62, 2**63 - 1],
 }
+WRONG_SHAPES = [torch.ones(1, 5), torch.ones(2, 6), torch.ones(6)]  # of taps
 WRONG: dict[str, list[Any]] = {  # argument: values that fit no other
     "padding_mode": ["nonsense", ""],
-    "taps": [torch.ones(1, 5), torch.ones(2, 6), torch.ones(6), torch.ones(1, 6).double(), torch.ones(1, 6).int()],
+    "taps": [*WRONG_SHAPES, torch.ones(1, 6).double(), torch.ones(1, 6).int()],
     "x": [torch.ones(2, 3, 6, 7).int(), torch.ones(6, 7), torch.ones(1, 1, 1, 6, 7), torch.ones(2, 3, 0, 7)],
     "grad": [torch.ones(2, 3, 4, 4), torch.ones(2, 4), torch.ones(2, 3, 3, 4).double(), torch.ones(2, 3, 3, 4).int()],
     "size": [[6], [6, 9], [6, 7, 8], [-6, 7], []],
@@ -81,6 +83,34 @@ def test_ops_refuse_what_does_not_fit(op: str, given: str) -> None:
                 pytest.fail(f"{op} accepted {argument} {wrong}")
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("op", [s.split("(")[0] for s in SCHEMAS if "axes" in s])
+def test_taps_beside_empty_maps_are_checked(op: str, backend: str) -> None:
+    right = good(op)
+    maps = [name for name in ("x", "grad", "codes") if isinstance(right.get(name), torch.Tensor)]
+    with aablur.backend(backend):
+        for empty in (right | {m: right[m][:0] for m in maps}, right | {m: right[m][:, :0] for m in maps}):
+            getattr(OPS, op)(**empty)
+            for taps in WRONG_SHAPES:
+                with pytest.raises((RuntimeError, ValueError), match="taps must "):
+                    getattr(OPS, op)(**{**empty, "taps": taps})
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_maps_of_one_axis_have_one_layout(backend: str) -> None:
+    x, blur, most = torch.randn(2, 3, 9), [3, 2, 1, 1], [3, 2, 1, 1, 2, 0, 1]
+    with aablur.backend(backend):
+        y, codes = OPS.max_blur_pool_codes(x, None, most, "zeros")
+        grad = torch.randn(2, 3, 5)
+        for op, tensors, axes in (
+            (OPS.blur_pool_backward, (grad, None), blur),
+            (OPS.max_blur_pool_backward, (torch.randn_like(y), None, codes, None), most),
+            (OPS.max_blur_pool_backward, (torch.randn_like(y), x, None, None), most),
+        ):
+            first, last = (op(*tensors, [9], axes, "zeros", channels_last) for channels_last in (False, True))
+            assert torch.equal(first, last) and first.stride() == last.stride()
+
+
 def test_either_x_or_codes() -> None:
     with pytest.raises(RuntimeError, match="either x or codes"):
         OPS.max_blur_pool_backward(**{**good("max_blur_pool_backward"), "x": torch.randn(2, 3, 6, 7)})
@@ -92,10 +122,20 @@ def test_either_x_or_codes() -> None:
         "blur_pool(x, None, [3, 1, 2**63 - 1, 2**63 - 1], 'zeros')",
         "blur_pool_backward(x, None, [6], [3, 2**63 - 1, 17, 2**62], 'reflect', False)",
         "blur_pool(x, None, [2**30, 1, 2**30, 0], 'zeros')",
+        "max_blur_pool(x, None, [1, 1, 0, 0, 2, 2**63 - 1, 1], 'zeros')",
+        "max_blur_pool_codes(x, None, [1, 1, 0, 0, 1, 2**62, 1], 'zeros')",
+        "max_blur_pool_backward(x, None, x.byte(), None, [1], [1, 1, 0, 0, 2, 2**63 - 1, 1], 'zeros', False)",
+        # outputs of 2**64 elements, also of no image: products that overflow to 0
+        "blur_pool(torch.ones(1, 1, 4, 4), None, [3, 1, 2**31 - 1, 2**31 - 1] * 2, 'zeros')",
+        "blur_pool(torch.ones(0, 1, 4, 4), None, [3, 1, 2**31 - 1, 2**31 - 1] * 2, 'zeros')",
+        "blur_pool_backward(x[None], None, [2**32] * 2, [3, 2**31 - 1, 1 - 2**31, 5 - 2**31] * 2, 'zeros', False)",
+        # partial sums of 2**41 images
+        "blur_pool_backward_taps(*[x.expand(2**41, 1, 1)] * 2, torch.ones(1, 2**23), [2**23, 1, 2**22, 2**22 - 1], "
+        "'replicate')",
     ],
 )
 def test_numbers_of_63_bits(call: str) -> None:
-    """Sizes that overflow, or would take years."""
+    """Sums and products that overflow, or would take years."""
     code = f"import torch, aablur; x = torch.ones(1, 1, 1); print(torch.ops.aablur.{call})"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)

@@ -111,32 +111,52 @@ def test_codes(case: Case, device: str) -> None:
     assert torch.equal(codes, expected)
 
 
-def test_forcing_the_reference_switches_every_op_and_back() -> None:
-    """Counted in the reference's own functions: none of them runs unless it is forced."""
+def _ran() -> set[bool]:
+    """Whether functions of the reference run, forward and backward, each for itself."""
     case = Case("switch", (1, 2, 6, 6), taps="s3", window=2)
     x, (taps, _) = make_input(case).requires_grad_(), make_taps(case)
     taps.requires_grad_()
     names = ("blur_pool", "blur_pool_backward", "blur_pool_backward_taps", "max_pool_indices")
+    spies = [mock.patch.object(reference, name, wraps=getattr(reference, name)) for name in names]
+    spied = [spy.start() for spy in spies]
+    try:
+        call(case, x, taps).sum().backward()
+        aablur.blur_pool2d(x, taps).sum().backward()
+    finally:
+        mock.patch.stopall()
+    return {spy.called for spy in spied}
 
-    def ran() -> dict[str, bool]:
-        spies = {name: mock.patch.object(reference, name, wraps=getattr(reference, name)) for name in names}
-        spied = {name: spy.start() for name, spy in spies.items()}
-        try:
-            call(case, x, taps).sum().backward()
-            aablur.blur_pool2d(x, taps).sum().backward()
-        finally:
-            mock.patch.stopall()
-        return {name: spy.called for name, spy in spied.items()}
 
-    assert not any(ran().values())
+def test_forcing_the_reference_switches_every_op_and_back() -> None:
+    """Counted in the reference's own functions: none of them runs unless it is forced."""
+    assert _ran() == {False}
     with aablur.backend("reference"):
-        assert all(ran().values())
+        assert _ran() == {True}
         with aablur.backend("reference"):
-            assert all(ran().values())
-        assert all(ran().values())
-    assert not any(ran().values())
+            assert _ran() == {True}
+        assert _ran() == {True}
+    assert _ran() == {False}
     with aablur.backend("cpu"):
-        assert not any(ran().values())
+        assert _ran() == {False}
+        with aablur.backend("reference"), aablur.backend("cpu"):
+            assert _ran() == {False}
+
+
+def test_contexts_that_overlap_leave_nothing_forced() -> None:
+    """As those of two threads do. The one entered last serves, until it ends."""
+    before = aablur.info().forced
+    first, second, third = (aablur.backend(name) for name in ("reference", "cpu", "reference"))
+    first.__enter__()
+    second.__enter__()
+    assert (aablur.info().forced, _ran()) == ("cpu", {False})
+    first.__exit__(None, None, None)
+    assert (aablur.info().forced, _ran()) == ("cpu", {False})
+    third.__enter__()
+    assert (aablur.info().forced, _ran()) == ("reference", {True})
+    second.__exit__(None, None, None)
+    assert (aablur.info().forced, _ran()) == ("reference", {True})
+    third.__exit__(None, None, None)
+    assert (aablur.info().forced, _ran()) == (before, {False})
 
 
 def test_more_than_2_31_elements() -> None:

@@ -21,7 +21,8 @@ class RowBlur {
   explicit RowBlur(const Plan& plan)
       : plan_(plan),
         terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
-        direct_(!plan.per_channel && plan.longest[0] * plan.longest[1] * plan.longest[2] <= most_direct_terms),
+        direct_(!plan.per_channel && plan.longest[0] * plan.longest[1] <= most_direct_terms &&
+                plan.longest[0] * plan.longest[1] * plan.longest[2] <= most_direct_terms),
         rows_(new const T*[terms_]),
         pixels_(new const A*[terms_]),
         pointers_(new const A*[terms_]),
@@ -246,8 +247,10 @@ class RowBlur {
   template <class O>
   void blend_at_once(int64_t source_pixel, Tile tile, O* out, int64_t pixel) {
     const Table& table = plan_.table[2];
-    const T* pixels[most_direct_terms];
-    A weights[most_direct_terms];
+    constexpr int longest = 7;  // of with_count's constants: the compiler checks all of its branches
+    static_assert(most_direct_terms <= longest);
+    const T* pixels[longest];
+    A weights[longest];
     for (int64_t o = 0; o < plan_.result[2]; ++o) {
       int64_t count = 0;
       for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -71,6 +72,19 @@ inline bool within(int64_t low, int64_t value) {
   return low <= value && value <= largest;
 }
 
+// The product of sizes from 0 up: of no more than an int64 counts the bits and bytes of.
+inline int64_t countable(std::initializer_list<int64_t> sizes) {
+  constexpr int64_t most = int64_t(1) << 58;
+  int64_t product = 1;
+  bool empty = false;
+  for (const int64_t size : sizes) {
+    STD_TORCH_CHECK(size <= most / product, "aablur: the arguments ask for more than ", most, " numbers");
+    product *= std::max<int64_t>(size, 1);
+    empty = empty || size == 0;
+  }
+  return empty ? 0 : product;
+}
+
 // The op's arguments about its axes: the numbers of struct Axis, axis after axis; of a blur alone those up to the pads.
 struct Geometry {
   int rank = 0;
@@ -100,7 +114,7 @@ struct Geometry {
       a.window_padding = *number++;
       a.window_dilation = *number++;
       STD_TORCH_CHECK(
-          a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && 2 * a.window_padding <= a.window,
+          a.window >= 1 && within(1, a.window_dilation) && a.window_padding >= 0 && a.window_padding <= a.window / 2,
           "aablur: window and window_dilation must be positive, window_padding at most half the window");
       STD_TORCH_CHECK(a.window <= max_window_volume / volume, "aablur: window covers more than ", max_window_volume,
                       " positions");
@@ -156,7 +170,9 @@ struct Map {
     images = batched ? x.size(0) : 1;
     channels = x.size(batched);
     for (int i = 0; i < rank; ++i) size[3 - rank + i] = x.size(batched + 1 + i);
+    check();
   }
+  void check() const { countable({images, channels, size[0], size[1], size[2]}); }
   int64_t positions() const { return size[0] * size[1] * size[2]; }
   bool empty() const { return images == 0 || channels == 0 || positions() == 0; }
 
@@ -199,6 +215,7 @@ inline bool prefers_channels_last(const Tensor& x, Map map) {
 inline Map result_map(const Map& x, const Axis (&axis)[3], bool transposed) {
   Map out = x;
   for (int a = 0; a < 3; ++a) out.size[a] = transposed ? axis[a].size : axis[a].out();
+  out.check();
   return out;
 }
 
