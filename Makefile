@@ -26,7 +26,7 @@ test: aablur/libaablur.so variants
 	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
 	@echo "the same cases as machine code of GPU kernels, executed on the CPU: CUDA's all, Triton's a part"
 	$(BIN)/python -m benchmarks.codegen.interpreter -m pytest tests/test_correct.py -k "not reference" -n 2 \
-	$(if $(AABLUR_CUDA),$(if $(PYTEST),,--all-kernels),-k triton) $(PYTEST)
+	$(if $(AABLUR_CUDA),,-k triton) $(PYTEST)
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .
