@@ -132,10 +132,15 @@ def launch_triton() -> Interpreter:
 
 @contextmanager
 def triton_serves() -> Iterator[None]:
-    """Inside, Triton serves tensors of the CPU."""
+    """Inside, Triton serves tensors of the CPU, and new tensors are NaN, or have all bits set."""
     launch_triton()
-    with mock.patch.object(backends, "interprets_triton", lambda: True), aablur.backend("triton"):
-        yield
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # which fills new tensors
+    try:
+        with mock.patch.object(backends, "interprets_triton", lambda: True), aablur.backend("triton"):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 if __name__ == "__main__":
