@@ -173,7 +173,13 @@ void taps_gradient(const Problem& problem, const Source& grad, const Source& x, 
   along_width.drop_axis(1);
   const Plan& plan = planned.plan;
   const int64_t lanes = plan.per_channel ? plan.lanes : 1;
-  std::vector<double> partial(planned.units() * (plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps) * lanes);
+  constexpr int64_t most = int64_t(1) << 58;  // whose bytes an int64 counts
+  int64_t numbers = planned.units();
+  STD_TORCH_CHECK(
+      !__builtin_mul_overflow(numbers, plan.axis[0].taps + plan.axis[1].taps + plan.axis[2].taps, &numbers) &&
+          !__builtin_mul_overflow(numbers, lanes, &numbers) && numbers <= most,
+      "aablur: the arguments ask for more than ", most, " numbers");
+  std::vector<double> partial(numbers);
   const TapsArguments arguments{plan,
                                 problem.rank,
                                 along_width.plan,
