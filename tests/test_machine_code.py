@@ -182,7 +182,7 @@ def test_arrays_of_a_thread(module: Module) -> None:
     for t in range(40):
         own = np.zeros(16, np.uint8)
         own[(at + t) & 15] = 5 * np.arange(16)
-        assert out[t] == own[at[t & 15]] + 256 * int(own.view(np.uint16)[int(at[3]) & 7])
+        assert out[t] == int(own[at[t & 15]]) + 256 * int(own.view(np.uint16)[int(at[3]) & 7])
 
 
 @pytest.mark.parametrize(("kernel", "width", "by"), [("4", 4, 5), ("8", 8, 5), ("16", 16, 5), ("global_only", 16, 9)])
@@ -495,7 +495,7 @@ def faults(message: str) -> Any:
     [
         (-4, "outside of the tensors: 4 bytes before one"),
         (-400, "outside of the tensors: 400 bytes before one"),
-        (32, "outside of the tensors: .* 0 bytes? behind one"),
+        (32, "outside of the tensors: .* 0 behind one"),
         (400, "outside of the tensors"),
         (2, "not aligned to 4 bytes"),
         (31, "not aligned to 4 bytes"),
@@ -589,7 +589,7 @@ def test_more_races_are_found(module: Module) -> None:
         module.launch("write_of_one_instruction", 1, 32, x, out)
     with faults("race: thread [0-9]+ reads"):
         module.launch("half_in_step", 1, 32, x, out)
-    with faults("race: thread 1 reads"):
+    with faults("race: thread 0 reads"):
         module.launch("shuffle_is_no_barrier", 1, 32, x, out)
     for writer in (0, 5, 70):
         with faults("race: .*(that others read|reads shared byte)"):
@@ -619,7 +619,7 @@ def test_asynchronous_copies_that_nobody_waits_for_fault(module: Module) -> None
 def test_barriers_that_not_all_reach_fault(module: Module) -> None:
     x, out = np.zeros(128, np.uint32), np.zeros(129, np.uint32)
     x[3:40] = 20
-    with faults("__syncthreads that only some threads of a warp reach|wait for each other"):
+    with faults("only some threads of a warp reach"):
         module.launch("barrier_of_some", 1, 64, x, out)
     module.launch("barriers_at_two_places", 1, 64, np.full(3, 5, np.uint32), out)
     with faults("different calls of __syncthreads"):

@@ -77,7 +77,8 @@ Action move_barrier(Decoder& d) {
   };
 }
 
-// A barrier of the block: its number, and of how many threads; RED lets them vote, B2R tells how they did.
+// A barrier of the block: its number, and of how many threads, 0 for all; a register has both, the latter from bit 16
+// on. RED lets threads vote, B2R tells how they did.
 Action block_barrier(Decoder& d) {
   d.ignore({"DEFER_BLOCKING"});
   const bool arrives = d.take("ARV"), reduces = !arrives && d.take("RED");
@@ -85,16 +86,22 @@ Action block_barrier(Decoder& d) {
   Predicate vote;
   if (reduces) d.take_one({"POPC", "OR", "AND"}), vote = d.predicate(d.count() - 1);
   const Source number = d.source(0, Source::bits);
-  const bool has_count = d.count() > (reduces ? 2 : 1);
+  const bool has_count = d.count() > (reduces ? 2 : 1), packed = has_count && !d.is(1, Operand::immediate);
   const Source threads = has_count ? d.source(1, Source::bits) : number;
+  if (packed && d.operand(0).index != d.operand(1).index) d.unknown();
   return [=](Warp& w, u32 active) {
     if (active != w.group) throw Fault("__syncthreads that only some threads of a warp reach");
+    if (active != w.alive) {
+      w.park();
+      return;
+    }
     Lanes ra, rb;
     const u32 *n = number.read(w, ra), *of = threads.read(w, rb);
     const int first = __builtin_ctz(active);
     for (u32 left = active; left; left &= left - 1)
       if (n[__builtin_ctz(left)] != n[first]) throw Fault("threads of a warp come to different barriers");
-    w.block.arrive(w, n[first], has_count ? of[first] : 0, !arrives, vote.read(w) & active);
+    const u32 of_threads = packed ? of[first] >> 16 : has_count ? of[first] : 0;
+    w.block.arrive(w, packed ? n[first] & 15 : n[first], of_threads, !arrives, vote.read(w) & active);
   };
 }
 
@@ -107,7 +114,7 @@ Action warp_barrier(Decoder& d) {
   const bool orders_memory = !all && (!collective || (next < code.size() && code[next].opcode == "NOP"));
   Source mask;
   if (!all) mask = d.source(0, Source::bits);
-  if (collective) d.ignore_operand(1);
+  if (collective) d.ignore_operand(d.count() - 1);  // behind what is enclosed
   return [=](Warp& w, u32 active) {
     if (active != w.group) throw Fault("WARPSYNC under a condition that differs in a group");
     Lanes room;

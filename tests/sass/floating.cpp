@@ -64,7 +64,7 @@ Action fminmax(Decoder& d) {
   const Destination out = d.destination();
   const auto operand = [&](size_t n) {
     Operand o = d.operand(n);
-    if (xor_signs && !o.absolute) d.unknown();
+    if (xor_signs && !o.absolute && o.kind != Operand::immediate) d.unknown();
     if (xor_signs) o.absolute = false;
     return Source(o, Source::floating);
   };
@@ -179,7 +179,7 @@ int take_part(Operand& operand) {
   throw Fault("unexpected part of " + operand.text);
 }
 
-// Integer -> float32, float16, or float64 in two registers.
+// Integer -> float32, float16, or float64 in two registers. An immediate of 64 bits is the upper word.
 Action from_integer(Decoder& d) {
   const bool to_double = d.take("F64"), to_float16 = !to_double && d.take("F16");
   d.ignore({"F32"});
@@ -191,7 +191,10 @@ Action from_integer(Decoder& d) {
   const bool negated = plain.negated;
   plain.negated = false;
   const int shift = take_part(plain);
-  const Source low(plain, Source::bits), top = type.bits == 64 ? Source(plain, Source::bits, 1) : low;
+  const bool is_upper = type.bits == 64 && plain.kind == Operand::immediate;
+  Operand lower = plain;
+  if (is_upper) lower.bits = 0;
+  const Source low(lower, Source::bits), top = Source(plain, Source::bits, type.bits == 64 && !is_upper);
   return rounded(mode, [=](Warp& w, u32 active) {
     Lanes ra, rb, first, second;
     const u32 *x = low.read(w, ra), *y = top.read(w, rb);

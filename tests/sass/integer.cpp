@@ -38,7 +38,7 @@ Action imad(Decoder& d) {
   const bool negated = d.operand(n + 2).negated, inverted = d.operand(n + 2).inverted;
   Operand plain = d.operand(n + 2);
   plain.negated = plain.inverted = false;
-  const Source c(plain, Source::bits), c_upper = upper(d, n + 2);
+  const Source c(plain, Source::bits), c_upper = wide || high ? upper(d, n + 2) : Source();
   return [=](Warp& w, u32 active) {
     Lanes ra, rb, rc, rd, low, top;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), *z_upper = c_upper.read(w, rd);

@@ -16,7 +16,7 @@ void each_lane(uint32_t lanes, F&& f) {
 void Warp::begin(uint32_t threads) {
   alive = group = threads;
   next = 0;
-  others_ = waiting_ = at_block_ = orders_memory_ = votes = 0;
+  others_ = waiting_ = parked_ = at_block_ = orders_memory_ = votes = 0;
   meets_ = ~0u;
   // Registers hold what earlier kernels left in them.
   std::memset(registers, 0xee, sizeof(Lanes) * size_t(block.kernel->registers));
@@ -38,13 +38,21 @@ bool Warp::pick() {
   group = 0;
   while (release()) {
   }
+  if (!others_ && parked_) {  // those that are left come to the block's barrier together, or never
+    const uint32_t first = at_[__builtin_ctz(parked_)];
+    bool together = parked_ == alive;
+    each_lane(parked_, [&](int lane) { together = together && at_[lane] == first; });
+    if (!together) throw Fault("__syncthreads that only some threads of a warp reach");
+    others_ = parked_, parked_ = 0;
+  }
   if (!others_) {
     if (!waiting_) return false;
     const int one = __builtin_ctz(waiting_);
     int other = one;
     each_lane(waiting_, [&](int lane) { other = at_[lane] == at_[one] ? other : lane; });
-    throw Fault("threads of a warp wait for each other for ever, before instructions " + std::to_string(at_[one]) +
-                " and " + std::to_string(at_[other]));
+    throw Fault(
+        "threads of a warp wait for ever, at a barrier that only some threads of a warp reach: before instructions " +
+        std::to_string(at_[one]) + " and " + std::to_string(at_[other]));
   }
   next = ~0u;
   each_lane(others_, [&](int lane) { next = std::min(next, at_[lane]); });
@@ -130,6 +138,12 @@ void Warp::wait_for_threads(uint32_t threads, bool orders_memory) {
   wait(step_barrier);
 }
 
+void Warp::park() {
+  each_lane(group, [&](int lane) { at_[lane] = next; });
+  parked_ |= group;
+  group = 0;
+}
+
 void Warp::wait_for_block() {
   block_barrier_at_ = next;
   each_lane(group, [&](int lane) { at_[lane] = next + 1; });
@@ -164,7 +178,6 @@ void Warp::land_copies(uint32_t threads, uint32_t but_latest) {
 
 void Block::arrive(Warp& warp, uint32_t number, uint32_t of_threads, bool waits, uint32_t votes) {
   if (number >= 16) throw Fault("no barrier " + std::to_string(number));
-  if (warp.group != warp.alive) throw Fault("__syncthreads that only some threads of a warp reach");
   BlockBarrier& barrier = barriers[number];
   if (of_threads % warp_size) throw Fault("a barrier of a part of a warp");
   if (barrier.arrived && barrier.threads != of_threads) throw Fault("a barrier of different numbers of threads");

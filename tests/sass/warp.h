@@ -98,6 +98,7 @@ class Warp {
   void wait_for_threads(uint32_t threads, bool orders_memory);  // until all of these that live wait likewise
   // Threads that go on in step have come to a __syncwarp.
   void synchronise() { block.shared.order.synchronise_warp(index, group == alive ? all_threads : group); }
+  void park();  // at the block's barrier, until it is known that the other threads exit
   void wait_for_block();
   bool at_block_barrier() const { return at_block_ != 0; }
   uint32_t block_barrier_at() const { return block_barrier_at_; }
@@ -124,7 +125,7 @@ class Warp {
 
   static constexpr int step_barrier = 16;  // behind the barriers that have a register: of a __syncwarp
   Lanes at_;                               // where each thread goes on that does not run now
-  uint32_t others_ = 0, waiting_ = 0, at_block_ = 0, block_barrier_at_ = 0, orders_memory_ = 0;
+  uint32_t others_ = 0, waiting_ = 0, parked_ = 0, at_block_ = 0, block_barrier_at_ = 0, orders_memory_ = 0;
   uint32_t meets_ = ~0u;
   int waits_for_[warp_size];
   uint32_t barriers_[17][warp_size];  // the participants that each thread knows of
