@@ -124,8 +124,8 @@ bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes,
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
   Tiling tiling;
-  if (!lay_out(tiling, shape, strides, backward ? smaller : larger, backward ? larger : smaller, Kernel::lanes,
-               Kernel::result_rows, Kernel::result_columns))
+  if (!lay_out(tiling, shape, strides, backward ? smaller : larger, backward ? larger : smaller, Kernel::V,
+               Kernel::Config::rows, Kernel::Config::columns))
     return false;
   tiling.taps = static_cast<const float*>(filters.taps);
   tiling.codes = codes;
@@ -142,7 +142,6 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1) return false;
-  constexpr int vector = 16 / sizeof(T);
   return with_taps(width, [&](auto taps, auto strides) {
     constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
     auto queue = [&](auto of_kernel) {
@@ -153,16 +152,15 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
       return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
                                  static_cast<T*>(arguments.out), Backward, stream, error);
     };
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, vector, Backward);
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, Backward);
     if constexpr (Backward) {
-      if (layout == Layout::pixels)
-        return queue(Type<BlurBackwardTile<T, vector, K, S, 2, sizeof(T) == 4 ? 2 : 4, false, 1>>{});
-      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, S, vector, 4, true, 1>>{});
-      return queue(Type<BlurBackwardTile<T, 1, K, S, 2, 4, false, 1>>{});
+      if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardNhwc<T>, 1>>{});
+      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardRows<T>, 1>>{});
+      return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardElements, 1>>{});
     } else {
-      if (layout == Layout::pixels) return queue(Type<BlurTile<T, vector, K, S, 2, 4, false>>{});
-      if (layout == Layout::rows) return queue(Type<BlurTile<T, 1, K, S, vector / S, 8, true>>{});
-      return queue(Type<BlurTile<T, 1, K, S, 2, 4, false>>{});
+      if (layout == Layout::pixels) return queue(Type<BlurTile<T, K, S, BlurNhwc<T>>>{});
+      if (layout == Layout::rows) return queue(Type<BlurTile<T, K, S, BlurRows<T, S>>>{});
+      return queue(Type<BlurTile<T, K, S, BlurElements>>{});
     }
   });
 }
@@ -173,7 +171,7 @@ bool blur_by_planes(const BlurArguments& arguments, void* stream, const char*& e
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1 ||
-      layout_of<T>(shape, arguments.x, arguments.x_strides, 16 / sizeof(T), Backward) != Layout::elements)
+      layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, Backward) != Layout::elements)
     return false;
   return with_taps(width, [&](auto taps, auto strides) {
     constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
@@ -205,11 +203,9 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const bool owned = 2 * height.out() >= height.pooled() && 2 * width.out() >= width.pooled();
   if (!is_tileable(shape, arguments.filters) || !owned) return false;
-  // More than four lanes of maxima and codes would not fit the registers.
-  constexpr int vector = 4;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, vector, false);
+    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, MaxNhwc::vector, false);
     auto queue = [&](auto of_kernel, const Codes& codes) {
       using Kernel = typename decltype(of_kernel)::type;
       return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x),
@@ -217,17 +213,17 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
     };
     auto queue_rows = [&](auto with_codes, const Codes& codes) {
       constexpr bool C = decltype(with_codes)::value;
-      if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
-        if (layout_of<T>(shape, arguments.x, arguments.x_strides, 8, false) == Layout::rows)
-          return queue(Type<MaxBlurTile<T, 1, K, 2, 4, 6, true, W, C>>{}, codes);
+      if constexpr (sizeof(T) == 2) {
+        if (layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, false) == Layout::rows)
+          return queue(Type<MaxBlurTile<T, K, 2, MaxWideRows, W, C>>{}, codes);
       }
-      return queue(Type<MaxBlurTile<T, 1, K, 2, vector / 2, 4, true, W, C>>{}, codes);
+      return queue(Type<MaxBlurTile<T, K, 2, MaxRows, W, C>>{}, codes);
     };
     auto queue_any = [&](auto with_codes, const Codes& codes) {
       constexpr bool C = decltype(with_codes)::value;
-      return layout == Layout::pixels ? queue(Type<MaxBlurTile<T, vector, K, 2, 2, 4, false, W, C>>{}, codes)
+      return layout == Layout::pixels ? queue(Type<MaxBlurTile<T, K, 2, MaxNhwc, W, C>>{}, codes)
              : layout == Layout::rows ? queue_rows(with_codes, codes)
-                                      : queue(Type<MaxBlurTile<T, 1, K, 2, 2, 4, false, W, C>>{}, codes);
+                                      : queue(Type<MaxBlurTile<T, K, 2, MaxElements, W, C>>{}, codes);
     };
     if (arguments.codes.data && !(shape.channels_last && layout == Layout::elements))
       return queue_any(std::true_type{}, arguments.codes);
@@ -242,7 +238,7 @@ template <class T>
 bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.x, arguments.x_strides, 16 / sizeof(T), false) != Layout::elements)
+      layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, false) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
@@ -260,7 +256,7 @@ template <class T>
 bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.grad, arguments.grad_strides, 16 / sizeof(T), true) != Layout::elements)
+      layout_of<T>(shape, arguments.grad, arguments.grad_strides, widest<T>, true) != Layout::elements)
     return false;
   return with_window(shape, [&](auto taps, auto windows) {
     using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;
@@ -275,23 +271,22 @@ bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* str
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   if (!is_tileable(shape, arguments.filters)) return false;
-  constexpr int vector = 4;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_strides, vector, true);
+    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_strides, MaxBackwardNhwc::vector, true);
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
       return Kernel::Part::Down::reaches(height) && Kernel::Part::Along::reaches(width) &&
              queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
                                  arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
     };
-    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, vector, K, 2, 4, 4, false, W>>{});
-    if constexpr (sizeof(T) == 2) {  // twice as wide where the rows are: neighbours share more
-      if (layout_of<T>(shape, arguments.grad, arguments.grad_strides, 8, true) == Layout::rows)
-        return queue(Type<BlurBackwardTile<T, 1, K, 2, 8, 8, true, W>>{});
+    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardNhwc, W>>{});
+    if constexpr (sizeof(T) == 2) {
+      if (layout_of<T>(shape, arguments.grad, arguments.grad_strides, widest<T>, true) == Layout::rows)
+        return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardWideRows, W>>{});
     }
-    if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, 1, K, 2, vector, 4, true, W>>{});
-    return queue(Type<BlurBackwardTile<T, 1, K, 2, 2, 2, false, W>>{});
+    if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardRows, W>>{});
+    return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardElements, W>>{});
   });
 }
 

@@ -6,17 +6,17 @@
 namespace aablur::gpu {
 
 template <class K>
-__global__ void __launch_bounds__(128) run(const __grid_constant__ K kernel, int64_t count) {
+__global__ void __launch_bounds__(block_threads) run(const __grid_constant__ K kernel, int64_t count) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < count) kernel(i);
 }
 
 template <class K>
 const char* launch(const K& kernel, int64_t count, void* stream) {
-  constexpr int64_t threads = 128, most_blocks = (int64_t(1) << 31) - 1;
-  const int64_t blocks = ceil_div(count, threads);
+  constexpr int64_t most_blocks = (int64_t(1) << 31) - 1;
+  const int64_t blocks = ceil_div(count, block_threads);
   if (blocks > most_blocks) return "more threads than a grid holds";
-  if (blocks > 0) run<<<unsigned(blocks), unsigned(threads), 0, static_cast<cudaStream_t>(stream)>>>(kernel, count);
+  if (blocks > 0) run<<<unsigned(blocks), block_threads, 0, static_cast<cudaStream_t>(stream)>>>(kernel, count);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

@@ -3,6 +3,7 @@
 // shuffles, no atomics: each is a functor of the thread's number, as in gpu/generic.h.
 #pragma once
 
+#include "gpu/configs.h"
 #include "gpu/running_argmax.h"
 
 namespace aablur::gpu {
@@ -11,10 +12,12 @@ namespace aablur::gpu {
 
 // YO x XO outputs, of taps K at stride S. The rows of the source pass once: each is summed along the width, then added
 // to the output rows that it is under.
-template <class T, int V, int K, int S, int XO, int YO, bool Wide>
+template <class T, int K, int S, class Config_>
 struct BlurTile {
+  using Config = Config_;
+  static constexpr int V = Config::vector, XO = Config::columns, YO = Config::rows;
+  static constexpr bool Wide = Config::wide;
   static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K;
-  static constexpr int result_rows = YO, result_columns = XO, lanes = V;
   using Row = Segment<T, V, N, before, Wide ? XO * S : 0>;
 
   Tiling tiling;
@@ -125,10 +128,12 @@ struct Gather {
 
 // BlurTile of the max over windows of Window x Window. With codes, each tile writes those of its own S * YO rows and
 // S * XO columns of the pooled map: whole bytes.
-template <class T, int V, int K, int S, int XO, int YO, bool Wide, int Window, bool WithCodes>
+template <class T, int K, int S, class Config_, int Window, bool WithCodes>
 struct MaxBlurTile {
+  using Config = Config_;
+  static constexpr int V = Config::vector, XO = Config::columns, YO = Config::rows;
+  static constexpr bool Wide = Config::wide;
   static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K, Bits = Window == 2 ? 2 : 4;
-  static constexpr int result_rows = YO, result_columns = XO, lanes = V;
   static_assert(before <= K - S, "a tile must read the positions that it owns");
   using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
   // A Best has the lanes of a pixel, or where that is one element all columns of a row: after as many spare ones that
@@ -270,17 +275,19 @@ struct MaxBlurTile {
 
 // YI x XI elements of the input's gradient, both multiples of S: the adjoint of the blur at the pooled positions whose
 // windows hold them, each sent to the element that its code names. A window of 1 is no max, and has no codes.
-template <class T, int V, int K, int S, int XI, int YI, bool Wide, int Window>
+template <class T, int K, int S, class Config_, int Window>
 struct BlurBackwardTile {
+  using Config = Config_;
+  static constexpr int V = Config::vector, XI = Config::columns, YI = Config::rows;
+  static constexpr bool Wide = Config::wide;
   static constexpr int halo = Window - 1, rows = YI + halo, columns = XI + halo, Bits = Window == 2 ? 2 : 4;
   using Down = Gather<K, S, -halo, rows>;
   using Along = Gather<K, S, -halo, columns>;
-  static constexpr int N = Along::reads, R = Down::reads, result_rows = YI, result_columns = XI, lanes = V;
+  static constexpr int N = Along::reads, R = Down::reads;
   using Row = Segment<T, V, N, -Along::low, Wide ? XI / S : 0>;
 
-  // What borders are gathered by, one after the other where the weights of a whole tile would take its registers.
-  using Part =
-      std::conditional_t<(V > 1 || Window > 1), BlurBackwardTile<T, V, K, S, 2, 2, false, Window>, BlurBackwardTile>;
+  using Part = std::conditional_t<(V > 1 || Window > 1), BlurBackwardTile<T, K, S, BackwardBorder<V>, Window>,
+                                  BlurBackwardTile>;  // what borders are gathered by
 
   Tiling tiling;
   const T* x;  // the output's gradient
@@ -294,7 +301,7 @@ struct BlurBackwardTile {
                         j0 / S + Along::low + N <= tiling.source_width;
     if (inside) return gather<false>(tile, i0, j0);
     const Part kernel{tiling, x, out};
-    constexpr int down = YI / Part::result_rows, along = XI / Part::result_columns;
+    constexpr int down = YI / Part::YI, along = XI / Part::XI;
     Tile part(tiling, uint32_t(i));
     part.row *= down;
     part.column *= along;
@@ -302,7 +309,7 @@ struct BlurBackwardTile {
     for (const int end = part.row + down; part.row < end; ++part.row) {
       AABLUR_NO_UNROLL
       for (const int stop = part.column + along; part.column < stop; ++part.column)
-        kernel.template gather<true>(part, part.row * Part::result_rows, part.column * Part::result_columns);
+        kernel.template gather<true>(part, part.row * Part::YI, part.column * Part::XI);
       part.column -= along;
     }
   }

@@ -133,9 +133,9 @@ struct Offsets {
 
 template <class T, int K, int S>
 struct BlurPlanes {
-  static constexpr int phases = 3, X = 4 / S, longest = 16, row_step = 1, enough = 36 << 10;
-
-  using Thread = gpu::Thread<128>;
+  using Config = SmemBlur<S>;
+  static constexpr int phases = 3, X = Config::columns;
+  using Thread = gpu::Thread<Config::threads>;
 
   Planes map;
   const T* x;
@@ -350,10 +350,11 @@ AABLUR_HOST_DEVICE inline void spread_strip(int height, int width, const T* sour
 
 template <class T, int K, int S>
 struct BlurBackwardPlanes {
-  static constexpr int phases = 3, X = 4, longest = 32, row_step = S, enough = 36 << 10;
+  using Config = SmemBlurBackward<S>;
+  static constexpr int phases = 3, X = Config::columns;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, 0>;
-  using Thread = gpu::Thread<128>;
+  using Thread = gpu::Thread<Config::threads>;
 
   Planes map;
   const T* x;  // the output's gradient

@@ -40,8 +40,7 @@ int64_t cut_planes(Planes& map, const Shape& shape, bool backward) {
     return Kernel::divide(map);
   };
   const int64_t strips = ceil_div(result[1], Kernel::X);
-  const int64_t needed = room(Cut::of(map.planes, result[0], strips, Kernel::longest, Kernel::row_step, Kernel::enough,
-                                      Kernel::Thread::count, room));
+  const int64_t needed = room(Cut::of<typename Kernel::Config>(map.planes, result[0], strips, room));
   // Bands do not hold what lies at the other end.
   if (map.banded && height.padding_mode == PaddingMode::circular) return 0;
   return needed > most_room || map.blocks() >= most ? 0 : needed;

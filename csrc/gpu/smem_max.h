@@ -12,8 +12,8 @@ namespace aablur::gpu {
 // maxima, whose codes it writes; a block's rows own S rows of maxima each.
 template <class T, int K, int Window, bool WithCodes>
 struct MaxBlurPlanes {
-  static constexpr int S = 2, phases = 3, X = 8 / sizeof(T), longest = 16, row_step = 1, enough = 36 << 10,
-                       Bits = Window == 2 ? 2 : 4;
+  using Config = SmemMax<T>;
+  static constexpr int S = 2, phases = 3, X = Config::columns, Bits = Window == 2 ? 2 : 4;
   using Spreads = Spread<K, S>;
   static constexpr int reach = Spreads::reach, kept = reach - S;  // rows that a row of results reads, and shares
   static constexpr int ahead = -Spreads::first(0), own = X * S;   // maxima before the first own one
@@ -21,7 +21,7 @@ struct MaxBlurPlanes {
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
   using Maxima = BestOf<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
-  using Thread = gpu::Thread<64>;  // more would find no strips
+  using Thread = gpu::Thread<Config::threads>;
 
   Planes map;
   const T* x;
@@ -210,12 +210,13 @@ struct MaxBlurPlanes {
 // The adjoint at pooled positions, each sent to the element that its code names. The maps are the gradients'.
 template <class T, int K, int Window>
 struct MaxBackwardPlanes {
-  static constexpr int S = 2, phases = 3, X = sizeof(T) == 2 && Window == 2 ? 8 : 4, longest = 32, row_step = 2,
-                       enough = 36 << 10, halo = Window - 1, columns = X + halo, Bits = Window == 2 ? 2 : 4;
+  using Config = SmemMaxBackward<T, Window>;
+  static constexpr int S = 2, phases = 3, X = Config::columns, halo = Window - 1, columns = X + halo,
+                       Bits = Window == 2 ? 2 : 4;
   using Spreads = Spread<K, S>;
   using Weights = gpu::Weights<K, S, X, halo>;
   static constexpr int over = 8;  // bytes: codes are read by words
-  using Thread = gpu::Thread<64>;
+  using Thread = gpu::Thread<Config::threads>;
 
   Planes map;
   const T* x;  // the output's gradient

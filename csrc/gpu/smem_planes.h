@@ -9,6 +9,7 @@
 // each other. CUDA runs them with a barrier between, the host for one thread after the other.
 #pragma once
 
+#include "gpu/configs.h"
 #include "gpu/tile.h"
 
 namespace aablur::gpu {
@@ -41,9 +42,10 @@ struct Cut {
   //   much as some `setup` rows of a strip.
   // - Of many planes it takes a multiple of 8: all blocks begin at whole 16-byte vectors.
   // - A few planes are spread over all SMs.
-  template <class Room>
-  static Cut of(int64_t planes, int64_t rows, int64_t strips, int64_t longest, int64_t row_step, int64_t enough,
-                int64_t threads, Room&& room) {
+  template <class Config, class Room>
+  static Cut of(int64_t planes, int64_t rows, int64_t strips, Room&& room) {
+    constexpr int64_t longest = Config::longest, row_step = Config::row_step, enough = Config::enough,
+                      threads = Config::threads;
     constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
     Cut cut;
     const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, threads / strips);
