@@ -97,7 +97,7 @@ def unfold(i, image, n, mode: tl.constexpr):
 
 
 @triton.jit
-def nth_image(j, line):
+def nth_reflection(j, line):
     """0, 1 ... up, -1 ... -down for j = 0, 1 ..."""
     return tl.where(j <= line.up, j, line.up - j)
 
@@ -321,7 +321,7 @@ def read_code(
 
 
 @triton.jit
-def gathered_from_image(
+def gathered_from_reflection(
     grad, at, w, image, channel, there, present, taps, width, ACCUMULATOR: tl.constexpr, UNROLL: tl.constexpr
 ):  # fmt: skip
     """What pooled positions w get of a row of grad through an image of the line."""
@@ -349,11 +349,11 @@ def gathered(
     HEIGHT_READERS: tl.constexpr = (height.taps + height.stride - 1) // height.stride
     total = tl.zeros(present.shape, ACCUMULATOR)
     for i in range(0, 1 + depth.up + depth.down):
-        pd, copy_d = unfold(d, nth_image(i, depth), depth.pooled, depth.mode)
+        pd, copy_d = unfold(d, nth_reflection(i, depth), depth.pooled, depth.mode)
         qd = pd + depth.before
         if copy_d & (qd >= 0) & (pd < depth.pooled + depth.after):
             for j in range(0, 1 + height.up + height.down):
-                ph, copy_h = unfold(h, nth_image(j, height), height.pooled, height.mode)
+                ph, copy_h = unfold(h, nth_reflection(j, height), height.pooled, height.mode)
                 qh = ph + height.before
                 if copy_h & (qh >= 0) & (ph < height.pooled + height.after):
                     for m in tl.range(0, DEPTH_READERS, loop_unroll_factor=DEPTH_READERS if UNROLL else 1):
@@ -367,13 +367,13 @@ def gathered(
                             reads = reads_d & within(oh, height.out) & (th < height.taps)
                             middle = tap(taps, height, th, reads, channel, there)
                             at = lanes + od * grad.depth + oh * grad.height
-                            row = gathered_from_image(
+                            row = gathered_from_reflection(
                                 grad, at, w, 0, channel, there, present & reads, taps, width, ACCUMULATOR, UNROLL
                             )
                             if edge:
                                 for k in range(1, 1 + width.up + width.down):
-                                    row += gathered_from_image(
-                                        grad, at, w, nth_image(k, width), channel, there, present & reads, taps, width,
+                                    row += gathered_from_reflection(
+                                        grad, at, w, nth_reflection(k, width), channel, there, present & reads, taps, width,
                                         ACCUMULATOR, UNROLL,
                                     )  # fmt: skip
                             total += outer * middle * row
@@ -432,7 +432,7 @@ def adjoint_kernel(
 
 
 @triton.jit
-def moments_kernel(
+def taps_gradient_kernel(
     moments, grad, x, depth, height, width, images, channels, height_blocks, PER_LANE: tl.constexpr,
     ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,

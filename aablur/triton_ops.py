@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import reference
-from . import triton_banded as near
+from . import triton_banded as banded
 from . import triton_kernels as kernels
 from .geometry import Axis, Geometry, binomial, code_bits
 
@@ -27,7 +27,7 @@ _MOST_UNROLLED = 64  # terms of a sum whose loops are written out
 _TILE = 1024  # elements a program: 8 a thread, 16 bytes of a half
 _CODES_TILE = 512  # with codes: 4 a thread, of 2 bits each a byte
 _MOST_HELD = 24  # numbers that a tile of the adjoint holds at a time for each of its elements
-_NEAR_TAPS, _NEAR_MAX_TAPS = 7, 5  # the most that written-out loops keep in registers, without a max and with one
+_BANDED_TAPS, _BANDED_MAX_TAPS = 7, 5  # the most that written-out loops keep in registers, without a max and with one
 _PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
 _WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
 _NARROWEST = 16
@@ -179,7 +179,7 @@ def _blur(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, _
 
 
 def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bool) -> tuple[Tensor, Tensor | None]:
-    """Both in one pass where `near.max_kernel` serves."""
+    """Both in one pass where `banded.max_kernel` serves."""
     rank = len(geometry.axes)
     shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
     if not x.numel() or not _pools(shape, _is_shared(taps), geometry):
@@ -196,7 +196,7 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
         shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE,
         1 if shape.channels_last else group,  # of small maps: a whole byte
     )  # fmt: skip
-    near.max_kernel[(programs,)](
+    banded.max_kernel[(programs,)](
         _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
         shape.channels, height_blocks, _row_bytes(geometry, shape), BITS=code_bits(geometry.window_volume),
         GROUP=max(group, 1), ACCUMULATOR=_accumulator(x), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED,
@@ -211,10 +211,10 @@ def _is_shared(taps: Tensor | None) -> bool:
 
 @lru_cache(maxsize=1024)
 def _pools(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
-    """Whether `near.max_kernel` serves: see there."""
+    """Whether `banded.max_kernel` serves: see there."""
     return (
         geometry.window_volume > 1
-        and _is_near(shape, shares_taps, geometry)
+        and _is_banded(shape, shares_taps, geometry)
         and all(a.before + a.stride <= a.taps for a in _planes(geometry))
         and all(line.out * line.stride.value >= line.pooled for line in shape.lines[1:])
     )
@@ -270,7 +270,7 @@ def _adjoint(
         down, across = map(_reach, _planes(geometry))
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
         programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _CODES_TILE)
-        near.spread_kernel[(programs,)](
+        banded.spread_kernel[(programs,)](
             *before, height, width, down, across, shape.images, shape.channels, height_blocks, row_bytes, **options,
             **tile, **_FUSED,
         )  # fmt: skip
@@ -290,31 +290,31 @@ def _planes(geometry: Geometry) -> tuple[Axis, Axis]:
 
 
 @lru_cache(maxsize=1024)
-def _reach(axis: Axis) -> near.Reach:
+def _reach(axis: Axis) -> banded.Reach:
     lead = (axis.taps + 1) % 2
     reached = axis.taps + lead
     first = axis.window_padding - (axis.window - 1) * axis.window_dilation
     last = axis.stride - 1 + axis.window_padding
     first_output = -((reached - 1 - first - axis.before - lead) // axis.stride)
     outputs = (last + axis.before + lead) // axis.stride - first_output + 1
-    return near.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
+    return banded.Reach(*map(tl.constexpr, (first, last - first + 1, first_output, outputs, lead, reached)))
 
 
 @lru_cache(maxsize=1024)
 def _spreads(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
-    """Whether `near.spread_kernel` serves: see there."""
-    return _is_near(shape, shares_taps, geometry) and (
+    """Whether `banded.spread_kernel` serves: see there."""
+    return _is_banded(shape, shares_taps, geometry) and (
         geometry.window_volume == 1 or not shape.channels_last or _group(shape, geometry) > 0
     )
 
 
-def _is_near(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
+def _is_banded(shape: _Shape, shares_taps: bool, geometry: Geometry) -> bool:
     """Whether `_reach` tells all of maps without depth and taps that channels share. What a tile holds at a time for
     each of its elements must fit the registers.
     """
     axes = _planes(geometry)
     down, across = map(_reach, axes)
-    most_taps = _NEAR_TAPS if geometry.window_volume == 1 else _NEAR_MAX_TAPS
+    most_taps = _BANDED_TAPS if geometry.window_volume == 1 else _BANDED_MAX_TAPS
     return (
         shape.rank < 3
         and shares_taps
@@ -389,7 +389,7 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
     shares = grad.new_empty(
         (programs, *([tile["LANES"]] if per_lane else []), *sizes), dtype=reference.accumulator_dtype(x.dtype)
     )
-    kernels.moments_kernel[(programs,)](
+    kernels.taps_gradient_kernel[(programs,)](
         shares, _map(grad, rank), _map(x, rank), *shape.lines, shape.images, shape.channels, height_blocks,
         PER_LANE=per_lane, ACCUMULATOR=_accumulator(x),
         CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(x, grad, shares),

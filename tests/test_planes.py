@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.codegen import plane_cuts
 
-MOST_ROOM = 48 << 10  # bytes of shared memory that a block has without asking
+MOST_SHARED_BYTES = 48 << 10  # bytes of shared memory that a block has without asking
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,13 @@ def test_blocks_fit_and_cover(library: ctypes.CDLL, kernel: str, itemsize: int, 
     for side in range(3, 400):
         cut = plane_cuts.cut_of(library, kernel, itemsize, side, count)
         larger = side if "Backward" in kernel else (side - kernel.startswith("Max") + 1) // 2
-        if cut.room == 0:  # left to other kernels
-            assert side * side * itemsize > MOST_ROOM
+        if cut.shared_bytes == 0:  # left to other kernels
+            assert side * side * itemsize > MOST_SHARED_BYTES
             continue
-        assert 0 < cut.room <= MOST_ROOM
+        assert 0 < cut.shared_bytes <= MOST_SHARED_BYTES
         assert cut.rows == larger or (cut.planes == 1 and cut.rows % cut.segment == 0 and cut.rows < larger)
         assert cut.segment <= cut.rows + 1 and 1 <= cut.planes <= max(1, -(-count // 512))
-        assert (cut.elements_in + cut.elements_out) * itemsize <= cut.room
+        assert (cut.elements_in + cut.elements_out) * itemsize <= cut.shared_bytes
 
 
 @each_kernel

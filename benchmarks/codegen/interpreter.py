@@ -60,7 +60,7 @@ class Interpreter:
 
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-        for function in ("report", "profile", "executed", "kernels"):
+        for function in ("report", "profile", "executed", "kernels", "unknown"):
             if hasattr(self.library, f"sass_{function}"):
                 getattr(self.library, f"sass_{function}").restype = ctypes.c_char_p
 
@@ -76,6 +76,10 @@ class Interpreter:
         """The names of those that are in the library, or of those that were launched."""
         names = self.library.sass_executed() if executed else self.library.sass_kernels()
         return set(names.decode().split())
+
+    def unknown(self) -> list[str]:
+        """The kernels of the library that have an instruction which is not known, with its text."""
+        return self.library.sass_unknown().decode().splitlines()
 
     def profile(self, kernel: str) -> list[tuple[int, str]]:
         """Of each instruction that was issued: how often, and its text."""

@@ -4,7 +4,7 @@
 namespace aablur::gpu {
 namespace {
 
-enum { threads, planes, rows, segment, strips, elements_in, elements_out, table, code_bytes, room };
+enum { threads, planes, rows, segment, strips, elements_in, elements_out, table, code_bytes, shared_bytes };
 
 template <class Kernel, class T>
 void describe(int64_t count, int64_t side, int64_t window, bool backward, int64_t* out) {
@@ -14,7 +14,7 @@ void describe(int64_t count, int64_t side, int64_t window, bool backward, int64_
   shape.channels = 1;
   Planes map;
   map.codes.packing = Packing(shape.axis, false, 1);
-  out[room] = cut_planes<Kernel>(map, shape, backward);
+  out[shared_bytes] = cut_planes<Kernel>(map, shape, backward);
   out[threads] = Kernel::Thread::count;
   out[planes] = map.cut.planes, out[rows] = map.cut.band, out[segment] = map.cut.segment;
   out[strips] = map.strips.strips.value();

@@ -30,7 +30,7 @@ class Cut:
     elements_out: int
     table: int  # what a block sets up for its borders
     code_bytes: int
-    room: int  # bytes of shared memory
+    shared_bytes: int  # bytes of shared memory
 
 
 @contextmanager

@@ -33,9 +33,9 @@ class RowBlur {
         rolls_(!Transposed && plan.lanes > 1 && !plan.per_channel && plan.axis[2].taps >= 2 && plan.axis[2].taps <= 7 &&
                plan.axis[2].stride <= 2 && plan.tile >= 2 * lanes<A>),
         columns_(rolls_ ? plan.axis[2].taps * (plan.tile + 2 * lanes<A>) : 0) {
-    if constexpr (has_lookup<A>) {
-      if (plan.lanes == 1 && !plan.per_channel && std::max(plan.source[2], plan.result[2]) <= longest_lookup<A>)
-        lookup_.emplace(plan.table[2], static_cast<const A*>(plan.taps[2]), plan.source[2], plan.result[2]);
+    if constexpr (has_permute<A>) {
+      if (plan.lanes == 1 && !plan.per_channel && std::max(plan.source[2], plan.result[2]) <= longest_permuted<A>)
+        permute_.emplace(plan.table[2], static_cast<const A*>(plan.taps[2]), plan.source[2], plan.result[2]);
     }
   }
 
@@ -43,9 +43,9 @@ class RowBlur {
   template <class Source, class O>
   void row(Source&& source, int64_t plane, Tile tile, int64_t d, int64_t h, O* out, int64_t pixel) {
     gather(source, plane, tile, d, h);
-    if constexpr (has_lookup<A>) {
-      if (by_lookup()) {
-        return lookup_->with_pass([&](const auto& pass) {
+    if constexpr (has_permute<A>) {
+      if (by_permute()) {
+        return permute_->with_pass([&](const auto& pass) {
           pass(count_, [&](int64_t r) { return std::pair(rows_[r], weights_.get()[r]); }, out);
         });
       }
@@ -61,10 +61,10 @@ class RowBlur {
         for (int64_t h = range.height.begin; h < range.height.end; ++h)
           f(d, h, out + d * strides.axis[0] + h * strides.axis[1]);
     };
-    if constexpr (has_lookup<A>) {
-      if (by_lookup()) {
+    if constexpr (has_permute<A>) {
+      if (by_permute()) {
         const Terms terms = terms_of(source.strides);
-        return lookup_->with_pass([&](auto pass) {
+        return permute_->with_pass([&](auto pass) {
           // Locals by value: what a lambda holds by reference would be read again after every store.
           const auto [begin, list, height] = terms;
           const T* const base = source.base;
@@ -125,7 +125,7 @@ class RowBlur {
   }
 
  private:
-  bool by_lookup() const { return lookup_ && lookup_->usable(); }
+  bool by_permute() const { return permute_ && permute_->usable(); }
 
   // What gather() finds for every result row of a plane whose rows lie at fixed offsets, made once.
   struct Term {
@@ -322,7 +322,7 @@ class RowBlur {
   Ahead ahead_;
   bool rolls_;  // a row of pixels is blurred by roll_pixels
   Buffer<A> columns_;
-  std::optional<Lookup<T>> lookup_;
+  std::optional<RegisterPermute<T>> permute_;
   std::vector<int64_t> term_begin_;
   std::vector<Term> term_list_;
 };

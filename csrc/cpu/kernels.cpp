@@ -214,8 +214,8 @@ void with_dtype(Dtype dtype, F&& f) {
 extern const CpuKernels kernels;
 const CpuKernels kernels = {
     AABLUR_STRING(AABLUR_ISA),
-    longest_lookup<float>,
-    longest_lookup<double>,
+    longest_permuted<float>,
+    longest_permuted<double>,
     [](Dtype dtype, const BlurArguments& arguments, bool transposed, int64_t begin, int64_t end) {
       with_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);

@@ -69,7 +69,7 @@ struct TapsArguments {  // partial[unit] = the unit's share of d <grad, blur(x)>
 // Each works on units [begin, end) of images * planes * bands, in any order, on any thread.
 struct CpuKernels {
   const char* isa;
-  int64_t lookup_floats, lookup_doubles;  // the longest row that is blurred inside registers
+  int64_t permuted_floats, permuted_doubles;  // the longest row that is blurred inside registers
   void (*blur)(Dtype, const BlurArguments&, bool transposed, int64_t begin, int64_t end);
   void (*max_blur)(Dtype, const BlurArguments&, int64_t begin, int64_t end);
   void (*max_blur_backward)(Dtype, const MaxBackwardArguments&, int64_t begin, int64_t end);

@@ -11,13 +11,14 @@
 namespace aablur::AABLUR_ISA {
 
 template <class A>
-constexpr int64_t longest_lookup = has_lookup<A> ? 4 * lanes<A> : 0;
+constexpr int64_t longest_permuted = has_permute<A> ? 4 * lanes<A> : 0;
 
 template <class T, class A = accumulator<T>>
-class Lookup {
+class RegisterPermute {
  public:
-  // For rows of `sources` elements and `results` outputs, both at most longest_lookup.
-  Lookup(const Table& table, const A* taps, int64_t sources, int64_t results) : sources_(sources), results_(results) {
+  // For rows of `sources` elements and `results` outputs, both at most longest_permuted.
+  RegisterPermute(const Table& table, const A* taps, int64_t sources, int64_t results)
+      : sources_(sources), results_(results) {
     const int64_t groups = ceil_div(results, lanes<A>);
     bool full = true;  // every output has as many entries as the others of its vector
     begin_.reset(new int64_t[groups + 1]());
@@ -63,11 +64,11 @@ class Lookup {
   template <int Vectors>
   class Pass {
    public:
-    explicit Pass(const Lookup& lookup)
-        : sources_(lookup.sources_),
-          results_(lookup.results_),
-          begin_(lookup.begin_.get()),
-          slots_(lookup.slots_.get()) {}
+    explicit Pass(const RegisterPermute& permute)
+        : sources_(permute.sources_),
+          results_(permute.results_),
+          begin_(permute.begin_.get()),
+          slots_(permute.slots_.get()) {}
 
     template <class Row, class O>
     __attribute__((always_inline)) void operator()(int64_t count, Row&& row, O* out) const {

@@ -156,7 +156,7 @@ inline void store(T* p, Vector<A> v, int64_t n) {
 // Lane l of the result is element index[l] of (a, b).
 #if defined(__AVX512F__)
 template <class A>
-constexpr bool has_lookup = true;
+constexpr bool has_permute = true;
 inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
   return _mm512_permutex2var_ps(a, bit_cast<__m512i>(index), b);
 }
@@ -165,7 +165,7 @@ inline Vector<double> choose(Vector<double> a, Vector<double> b, Index<double> i
 }
 #elif defined(__AVX2__)
 template <class A>
-constexpr bool has_lookup = std::is_same_v<A, float>;
+constexpr bool has_permute = std::is_same_v<A, float>;
 inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index) {
   const __m256i lanes_of = bit_cast<__m256i>(index);
   const __m256 high = _mm256_castsi256_ps(_mm256_slli_epi32(lanes_of, 28));  // bit 3 to the sign
@@ -173,7 +173,7 @@ inline Vector<float> choose(Vector<float> a, Vector<float> b, Index<float> index
 }
 #else
 template <class A>
-constexpr bool has_lookup = false;
+constexpr bool has_permute = false;
 #endif
 
 // ---- argmax codes, a lane each -------------------------------------------------------------------

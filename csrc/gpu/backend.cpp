@@ -97,8 +97,8 @@ int64_t chunks_of(const Problem& problem) {
 
 int64_t taps_workspace(const Problem& problem) {
   const Filters filters = filters_of(problem);
-  const Moments moments(problem.shape, filters);
-  return moments.taps ? moments.doubles() : chunks_of(problem) * problem.tap_rows * filters.row;
+  const TapsGradientSplit split(problem.shape, filters);
+  return split.taps ? split.doubles() : chunks_of(problem) * problem.tap_rows * filters.row;
 }
 
 void taps_gradient(const Problem& problem, const Source& grad, const Source& x, double* workspace, void* out) {

@@ -324,16 +324,16 @@ struct Dispatch {
     return launch(MaxBackwardPoint<T>{arguments}, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
-    const Moments moments(arguments.shape, arguments.filters);
-    if (moments.taps) return by_moments(arguments, moments, stream);
+    const TapsGradientSplit split(arguments.shape, arguments.filters);
+    if (split.taps) return from_partial_sums(arguments, split, stream);
     if (const char* error = launch(TapsShare<T>{arguments}, stream)) return error;
     return launch(TapsSum<T>{arguments}, stream);
   }
-  static const char* by_moments(const TapsArguments& arguments, const Moments& moments, void* stream) {
+  static const char* from_partial_sums(const TapsArguments& arguments, const TapsGradientSplit& split, void* stream) {
     const char* error = static_switch<2, 3, 4, 5>(
-        moments.taps, [&](auto taps) { return launch(MomentShares<T, taps>(arguments, moments), stream); });
-    if (error || (error = launch(MomentPieces{moments, arguments.workspace}, stream))) return error;
-    return launch(TapsFromMoments<T>{arguments, moments}, stream);
+        split.taps, [&](auto taps) { return launch(TapsGradientPartials<T, taps>(arguments, split), stream); });
+    if (error || (error = launch(TapsGradientPieces{split, arguments.workspace}, stream))) return error;
+    return launch(TapsGradientTotal<T>{arguments, split}, stream);
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };

@@ -1,7 +1,13 @@
-// The general GPU kernels: a thread an element of the result, for every geometry, dtype, layout and size.
+// The generic kernels: for every geometry, dtype, layout and size.
 //
-// A kernel is a functor of the thread's number: device code calls it from one __global__ template, a test calls it
-// from a loop on the host.
+//   global x --an element a tap (and window position), folded at borders--> registers: one sum --> global out
+//
+// A thread makes one element of the result, alone: forward it goes over the taps of each axis, backward over the
+// outputs that read the element (core/borders.h). Neighbouring threads take neighbouring elements, so that loads are
+// coalesced where the map is dense; indices have 64 bits. The gradient of the taps goes through a workspace in two
+// launches: partial sums of chunks of outputs, and their sum in a fixed order.
+//
+// A kernel is a functor of the thread's number, called from one __global__ template.
 #pragma once
 
 #define AABLUR_ISA gpu

@@ -38,10 +38,10 @@ __global__ void __launch_bounds__(K::Thread::count) run_blocks(const __grid_cons
 }
 
 template <class K>
-const char* launch_blocks(const K& kernel, int64_t blocks, int64_t room, void* stream) {
-  static_assert(most_room <= 48 << 10, "more shared memory must be asked for");
+const char* launch_blocks(const K& kernel, int64_t blocks, int64_t shared_bytes, void* stream) {
+  static_assert(most_shared_bytes <= 48 << 10, "more shared memory must be asked for");
   if (blocks > 0)
-    run_blocks<<<unsigned(blocks), K::Thread::count, size_t(room), static_cast<cudaStream_t>(stream)>>>(kernel);
+    run_blocks<<<unsigned(blocks), K::Thread::count, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(kernel);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }

@@ -46,20 +46,20 @@ struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays the
   const void* x = nullptr;
   Strides grad_strides, x_strides;
   int64_t chunks = 1;           // pieces that the general kernel takes the sum in, whatever the device
-  double* workspace = nullptr;  // (chunks, rows of taps, row), or what Moments says
+  double* workspace = nullptr;  // (chunks, rows of taps, row), or what TapsGradientSplit says
   void* out = nullptr;
 };
 
 // The cut of the fast gradient of the taps (gpu/taps_gradient.h), of two alike axes: of all sums of the gradient times
 // what a pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread goes
 // over the rest of the outputs, every parts-th of them.
-struct Moments {
+struct TapsGradientSplit {
   int64_t taps = 0;  // of each axis; 0 where only the general kernel serves
   int64_t lanes = 0, rest = 0, parts = 0;
   int64_t rows = 0, run = 0;  // of taps; neighbouring lanes that share one
   int64_t pieces = 0;
 
-  explicit Moments(const Shape& shape, const Filters& filters) {
+  explicit TapsGradientSplit(const Shape& shape, const Filters& filters) {
     const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
     const bool flat = depth.size == 1 && depth.taps == 1 && depth.stride == 1 && depth.before == 0 &&
                       depth.after == 0 && filters.offset[0] < 0;

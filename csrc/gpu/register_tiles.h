@@ -1,6 +1,12 @@
-// The fast GPU kernels, of 2-D maps with "same" padding before: a thread owns a tile of the result, reads what it needs
-// of the source once into registers, and leaves what neighbours share to the first-level cache. No shared memory, no
-// shuffles, no atomics: each is a functor of the thread's number, as in gpu/generic.h.
+// Tiles in registers: the fast kernels of 2-D maps with "same" padding before, channels last or NCHW.
+//
+//   global x --loads of a whole pixel or row--> registers: a row of the source at a time
+//            --taps along the width-----------> registers: sums of that row
+//            --taps along the height----------> registers: the tile of the result --stores--> global out
+//
+// A thread owns a tile and reads what it needs of the source once. What tiles share (the halo) stays in the first-level
+// cache. Neighbouring threads take neighbouring pixels, so that loads are coalesced. No shared memory, no shuffles, no
+// atomics: each kernel is a functor of the thread's number. Tiles at a border take a path of their own.
 #pragma once
 
 #include "gpu/configs.h"
@@ -136,13 +142,13 @@ struct MaxBlurTile {
   static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K, Bits = Window == 2 ? 2 : 4;
   static_assert(before <= K - S, "a tile must read the positions that it owns");
   using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
-  // A Best has the lanes of a pixel, or where that is one element all columns of a row: after as many spare ones that
-  // its own begin with a pair.
+  // A RunningArgmax has the lanes of a pixel, or where that is one element all columns of a row: after as many spare
+  // ones that its own begin with a pair.
   static constexpr int own = XO * S, spare = V == 1 ? before % 2 : 0;
   static constexpr int P = V == 1 ? (spare + N + 1) / 2 * 2 : 1,
-                       M = V == 1 ? 1 : N;  // columns a Best has; of them a row
+                       M = V == 1 ? 1 : N;  // columns a RunningArgmax has; of them a row
   static constexpr int first = V == 1 ? spare + before : 0, coded = V == 1 ? own : V;  // lanes with codes
-  using Pooled = BestOf<T, V * P, Bits, WithCodes, first, coded>;
+  using Pooled = RunningArgmax<T, V * P, Bits, WithCodes, first, coded>;
 
   Tiling tiling;
   const T* x;

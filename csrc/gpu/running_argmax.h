@@ -1,4 +1,10 @@
-// The max of tiles: pixels' maxima so far with the codes of where they lay, and where codes lie in memory.
+// The running argmax: maxima of the elements seen so far, and the codes of where in the window they lay.
+//
+//   registers: candidates, in the window's order --take(candidate, code)--> registers: maxima, fields of codes
+//              fields of a tile's row -----------codes()------------------> global: whole bytes of packed codes
+//
+// The first of equals wins and NaN stays, so that the order of candidates decides and nothing else. Halves go by twos:
+// a packed comparison, whose mask chooses both value and code. Where codes lie in memory, Tiling and Packing say.
 #pragma once
 
 #include "gpu/tile.h"
@@ -19,7 +25,7 @@ AABLUR_HOST_DEVICE constexpr Fields<V, Bits> repeated(uint32_t code) {
 
 // Maxima of V lanes so far, and the codes of `Count` of them from lane `First` on.
 template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
-class Best {
+class ScalarArgmax {
  public:
   using Codes = Fields<Count, Bits>;
 
@@ -36,7 +42,7 @@ class Best {
     take(value, repeated<Count, Bits>(code));
   }
   // Another's maxima, whose codes count from `code`.
-  AABLUR_HOST_DEVICE void take(const Best& other, uint32_t code) {
+  AABLUR_HOST_DEVICE void take(const ScalarArgmax& other, uint32_t code) {
     take(other.value_, other.codes_ + repeated<Count, Bits>(code));
   }
 
@@ -120,7 +126,7 @@ AABLUR_HOST_DEVICE inline Replaced replaced_pair(uint32_t candidate, uint32_t be
 // The same of halves, compared two at a time as they lie in memory. A word has the codes of 16 / Bits lanes: of even
 // ones in its lower half, of odd ones in its upper half, each with the room of two.
 template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
-class BestOfHalves {
+class PackedArgmax {
   static constexpr int pairs = V / 2, group = 16 / Bits, words = (Count + group - 1) / group;
   static_assert(V % 2 == 0 && First % 2 == 0);
 
@@ -140,7 +146,7 @@ class BestOfHalves {
     for (int i = 0; i < words; ++i) codes[i] = in_both_halves(repeated<group / 2, 2 * Bits>(code));
     take(bit_cast<Pairs>(candidate).pair, codes);
   }
-  AABLUR_HOST_DEVICE void take(const BestOfHalves& other, uint32_t code) {
+  AABLUR_HOST_DEVICE void take(const PackedArgmax& other, uint32_t code) {
     uint32_t codes[words];
     AABLUR_UNROLL
     for (int i = 0; i < words; ++i) codes[i] = other.codes_[i] + in_both_halves(repeated<group / 2, 2 * Bits>(code));
@@ -200,9 +206,9 @@ class BestOfHalves {
 };
 
 template <class T, int V, int Bits, bool WithCodes, int First, int Count>
-using BestOf =
-    std::conditional_t<AABLUR_HALVES_BY_TWOS && sizeof(T) == 2, BestOfHalves<T, V, Bits, WithCodes, First, Count>,
-                       Best<T, V, Bits, WithCodes, First, Count>>;
+using RunningArgmax =
+    std::conditional_t<AABLUR_HALVES_BY_TWOS && sizeof(T) == 2, PackedArgmax<T, V, Bits, WithCodes, First, Count>,
+                       ScalarArgmax<T, V, Bits, WithCodes, First, Count>>;
 
 // The first of a plane's codes.
 AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {

@@ -1,4 +1,11 @@
-// The blur and its adjoint of planes in shared memory (gpu/smem_planes.h).
+// The blur and its adjoint of planes in shared memory; gpu/smem_planes.h draws how data flows. In shared memory stand,
+// one after the other:
+//
+//   forward:  down[padded row], across[padded column]: where each is read, or negative | source | result
+//   backward: weights[row or column of the result][reach]                             | source | result
+//
+// A thread makes a strip of columns. Rolling down, it reads each row of the source once, sums it along the width, and
+// adds it to the rows of the result that it is under, which wait in registers.
 #pragma once
 
 #include "gpu/smem_planes.h"
@@ -146,10 +153,10 @@ struct BlurPlanes {
   // Divides a block's shared memory; returns its size.
   static int64_t divide(Planes& map) {
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
-    map.source_room = int(room_for<int>(table_size(map)));
-    map.result_room =
-        int(map.source_room + room_for<T>(map.cut.planes * most_rows<BlurPlanes>(map) * map.source_width));
-    return map.result_room + room_for<T>(int64_t(map.cut.planes) * map.cut.band * map.result_width);
+    map.source_offset = int(staged_bytes<int>(table_size(map)));
+    map.result_offset =
+        int(map.source_offset + staged_bytes<T>(map.cut.planes * most_rows<BlurPlanes>(map) * map.source_width));
+    return map.result_offset + staged_bytes<T>(int64_t(map.cut.planes) * map.cut.band * map.result_width);
   }
   // The rows of the source that rows of the result need.
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
@@ -170,8 +177,8 @@ struct BlurPlanes {
       from = at_block(kernel.x, block, rows.first, map.source_height, map.source_width);
       to = at_block(kernel.out, block, block.row, map.result_height, map.result_width);
       offsets = reinterpret_cast<int*>(shared);
-      source = staged(shared + map.source_room, from);
-      result = staged(shared + map.result_room, to);
+      source = staged(shared + map.source_offset, from);
+      result = staged(shared + map.result_offset, to);
     }
   };
   template <int Phase>
@@ -364,10 +371,10 @@ struct BlurBackwardPlanes {
   static int table_size(const Planes& map) { return Weights(map).all * Spreads::pitch; }
   static int64_t divide(Planes& map) {
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
-    map.source_room = int(room_for<float>(table_size(map)));
-    map.result_room =
-        int(map.source_room + room_for<T>(map.cut.planes * most_rows<BlurBackwardPlanes>(map) * map.source_width));
-    return map.result_room + room_for<T>(int64_t(map.cut.planes) * map.cut.band * map.result_width);
+    map.source_offset = int(staged_bytes<float>(table_size(map)));
+    map.result_offset = int(map.source_offset +
+                            staged_bytes<T>(map.cut.planes * most_rows<BlurBackwardPlanes>(map) * map.source_width));
+    return map.result_offset + staged_bytes<T>(int64_t(map.cut.planes) * map.cut.band * map.result_width);
   }
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) { return Weights::read(map, row, rows); }
 
@@ -384,8 +391,8 @@ struct BlurBackwardPlanes {
       from = at_block(kernel.x, block, rows.first, map.source_height, map.source_width);
       to = at_block(kernel.out, block, block.row, map.result_height, map.result_width);
       weights = reinterpret_cast<float*>(shared);
-      source = staged(shared + map.source_room, from);
-      result = staged(shared + map.result_room, to);
+      source = staged(shared + map.source_offset, from);
+      result = staged(shared + map.result_offset, to);
     }
   };
   template <int Phase>

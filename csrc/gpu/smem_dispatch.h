@@ -5,10 +5,10 @@
 
 namespace aablur::gpu {
 
-// Runs phases of kernel for blocks 0 ... blocks - 1 of its number of threads with `room` bytes of shared memory;
-// returns why it could not, or null.
+// Runs phases of kernel for blocks 0 ... blocks - 1 of its number of threads with `shared_bytes` bytes of shared
+// memory; returns why it could not, or null.
 template <class K>
-const char* launch_blocks(const K& kernel, int64_t blocks, int64_t room, void* stream);
+const char* launch_blocks(const K& kernel, int64_t blocks, int64_t shared_bytes, void* stream);
 
 // Whether maps of this size lie plane after plane.
 inline bool are_planes(const Shape& shape, const Strides& strides, int64_t height, int64_t width) {
@@ -33,17 +33,17 @@ int64_t cut_planes(Planes& map, const Shape& shape, bool backward) {
   map.result_height = int(result[0]), map.result_width = int(result[1]);
   map.before_height = int(height.before), map.before_width = int(width.before);
   map.height = Fold(height), map.width = Fold(width);
-  auto room = [&](const Cut& cut) {
+  auto shared_bytes = [&](const Cut& cut) {
     map.cut = cut;
     map.bands = Divisor(uint32_t(ceil_div(result[0], cut.band)));
     map.banded = cut.band < result[0];
     return Kernel::divide(map);
   };
   const int64_t strips = ceil_div(result[1], Kernel::X);
-  const int64_t needed = room(Cut::of<typename Kernel::Config>(map.planes, result[0], strips, room));
+  const int64_t needed = shared_bytes(Cut::of<typename Kernel::Config>(map.planes, result[0], strips, shared_bytes));
   // Bands do not hold what lies at the other end.
   if (map.banded && height.padding_mode == PaddingMode::circular) return 0;
-  return needed > most_room || map.blocks() >= most ? 0 : needed;
+  return needed > most_shared_bytes || map.blocks() >= most ? 0 : needed;
 }
 
 // Cuts the maps for Kernel and queues it; false where they do not fit it.
@@ -53,9 +53,9 @@ bool queue_planes(const Shape& shape, const Filters& filters, const Codes& codes
   Planes map;
   map.taps = static_cast<const float*>(filters.taps);
   map.codes = codes;
-  const int64_t room = cut_planes<Kernel>(map, shape, backward);
-  if (room == 0 || !are_planes(shape, strides, map.source_height, map.source_width)) return false;
-  error = launch_blocks(Kernel{map, x, out}, map.blocks(), room, stream);
+  const int64_t shared_bytes = cut_planes<Kernel>(map, shape, backward);
+  if (shared_bytes == 0 || !are_planes(shape, strides, map.source_height, map.source_width)) return false;
+  error = launch_blocks(Kernel{map, x, out}, map.blocks(), shared_bytes, stream);
   return true;
 }
 

@@ -1,5 +1,12 @@
-// Max-blur and its adjoint of planes in shared memory (gpu/smem_planes.h). Rows of codes begin with a byte, so that
-// strips of whole bytes have theirs to themselves.
+// Max-blur and its adjoint of planes in shared memory; gpu/smem_planes.h draws how data flows. In shared memory stand,
+// one after the other:
+//
+//   forward:  weights | source | codes, with training | result
+//   backward: weights | source (the output's gradient) | codes | result
+//
+// Rows of codes begin with a byte, so that strips of whole bytes have theirs to themselves. Forward, a thread rolls
+// down rows of maxima, of which none is stored; backward, down rows of the adjoint at pooled positions, each sent to
+// the element that its code names.
 #pragma once
 
 #include "gpu/running_argmax.h"
@@ -19,7 +26,7 @@ struct MaxBlurPlanes {
   static constexpr int ahead = -Spreads::first(0), own = X * S;   // maxima before the first own one
   static constexpr int spare = ahead % 2;                         // lanes before those: own ones begin with a pair
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
-  using Maxima = BestOf<T, lanes, Bits, WithCodes, spare + ahead, own>;
+  using Maxima = RunningArgmax<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
   using Thread = gpu::Thread<Config::threads>;
 
@@ -50,12 +57,12 @@ struct MaxBlurPlanes {
   static int64_t divide(Planes& map) {
     const int64_t planes = map.cut.planes;
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
-    map.source_room = int(room_for<float>(table_size(map)));
-    map.codes_room =
-        int(map.source_room + room_for<T>(planes * most_rows<MaxBlurPlanes>(map) * map.source_width + columns + 1));
-    map.result_room =
-        int(map.codes_room + (WithCodes ? room_for<uint8_t>(planes * code_bytes(map, 0, map.cut.band)) : 0));
-    return map.result_room + room_for<T>(planes * map.cut.band * map.result_width);
+    map.source_offset = int(staged_bytes<float>(table_size(map)));
+    map.codes_offset = int(map.source_offset +
+                           staged_bytes<T>(planes * most_rows<MaxBlurPlanes>(map) * map.source_width + columns + 1));
+    map.result_offset =
+        int(map.codes_offset + (WithCodes ? staged_bytes<uint8_t>(planes * code_bytes(map, 0, map.cut.band)) : 0));
+    return map.result_offset + staged_bytes<T>(planes * map.cut.band * map.result_width);
   }
 
   struct State {
@@ -73,12 +80,12 @@ struct MaxBlurPlanes {
       from = at_block(kernel.x, block, rows.first, map.source_height, map.source_width);
       to = at_block(kernel.out, block, block.row, map.result_height, map.result_width);
       weights = reinterpret_cast<float*>(shared);
-      source = staged(shared + map.source_room, from);
-      result = staged(shared + map.result_room, to);
+      source = staged(shared + map.source_offset, from);
+      result = staged(shared + map.result_offset, to);
       if constexpr (WithCodes) {
         const Packing& packing = map.codes.packing;
         codes_to = map.codes.data + block.plane * packing.plane_bytes + block.row * S * packing.row_bytes;
-        codes = staged(shared + map.codes_room, codes_to);
+        codes = staged(shared + map.codes_offset, codes_to);
       }
     }
   };
@@ -122,9 +129,10 @@ struct MaxBlurPlanes {
     const int top = (state.block.row + row) * S;
     int p = top - ahead;  // row of maxima
     const int pitch = map.source_width * int(sizeof(T)), last = state.rows.first + state.rows.count - 1;
+    // A strip behind the last column has no maxima of its own: it reads what follows the row, whatever it is.
+    const int from_column = first_column - spare < map.source_width ? first_column - spare : map.source_width;
     const uint32_t at = shared_address(
-        state.source + (plane * state.rows.count - state.rows.first) * map.source_width + first_column - spare,
-        state.shared);
+        state.source + (plane * state.rows.count - state.rows.first) * map.source_width + from_column, state.shared);
     [[maybe_unused]] uint8_t* codes = nullptr;
     [[maybe_unused]] uint32_t code_mask = 0, code_bytes = 0;
     [[maybe_unused]] int own_end = 0;
@@ -234,10 +242,12 @@ struct MaxBackwardPlanes {
   static int64_t divide(Planes& map) {
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
     const int64_t planes = map.cut.planes, code_rows = std::min(map.cut.band + halo, map.height.size);
-    map.source_room = int(room_for<float>(table_size(map)));
-    map.codes_room = int(map.source_room + room_for<T>(planes * most_rows<MaxBackwardPlanes>(map) * map.source_width));
-    map.result_room = int(map.codes_room + room_for<uint8_t>(planes * code_rows * map.codes.packing.row_bytes + over));
-    return map.result_room + room_for<T>(planes * map.cut.band * map.result_width);
+    map.source_offset = int(staged_bytes<float>(table_size(map)));
+    map.codes_offset =
+        int(map.source_offset + staged_bytes<T>(planes * most_rows<MaxBackwardPlanes>(map) * map.source_width));
+    map.result_offset =
+        int(map.codes_offset + staged_bytes<uint8_t>(planes * code_rows * map.codes.packing.row_bytes + over));
+    return map.result_offset + staged_bytes<T>(planes * map.cut.band * map.result_width);
   }
 
   struct State {
@@ -261,9 +271,9 @@ struct MaxBackwardPlanes {
       to = at_block(kernel.out, block, block.row, map.result_height, map.result_width);
       codes_from = map.codes.data + block.plane * packing.plane_bytes + code_rows.first * packing.row_bytes;
       weights = reinterpret_cast<float*>(shared);
-      source = staged(shared + map.source_room, from);
-      codes = const_cast<uint8_t*>(staged(shared + map.codes_room, codes_from));
-      result = staged(shared + map.result_room, to);
+      source = staged(shared + map.source_offset, from);
+      codes = const_cast<uint8_t*>(staged(shared + map.codes_offset, codes_from));
+      result = staged(shared + map.result_offset, to);
     }
   };
   template <int Phase>

@@ -1,12 +1,17 @@
-// Small and odd planes of NCHW maps, whose rows are no whole vectors: a block copies planes that lie one after the
-// other, or a band of rows of one, into shared memory by 16 bytes, computes there, and writes the result back likewise.
+// Small and odd planes of NCHW maps, whose rows are no whole vectors, staged in shared memory.
 //
-// Neighbours of a warp take strips of 4 columns of the larger map, so that in a bank halves meet by twos and floats by
-// fours: a third to a half of what shared memory does in the time of a copy. Wider strips take fewer instructions and
-// meet more often: the max's, of 8 halves, nearly all of it.
+//   global x --cp.async, 16 bytes a thread--> shared: planes one after the other, or a band of rows of one
+//   taps -----weights of every row, column--> shared: a table
+//                 __syncthreads
+//   shared -----words of a strip, rolling down a segment of rows--> registers --strips--> shared: the result
+//                 __syncthreads
+//   shared -----16 bytes a thread--> global out
 //
-// A kernel is a functor of (block, thread, shared memory) in phases; between phases all threads of a block wait for
-// each other. CUDA runs them with a barrier between, the host for one thread after the other.
+// Bank conflicts: neighbours of a warp take strips of 4 columns of the larger map, so that halves meet by twos and
+// floats by fours: a third to a half of what shared memory does in the time of a copy. Wider strips take fewer
+// instructions and meet more often: the max's, of 8 halves, nearly all of it.
+//
+// A kernel is a functor of (block, thread, shared memory) in phases, with a barrier between.
 #pragma once
 
 #include "gpu/configs.h"
@@ -14,7 +19,7 @@
 
 namespace aablur::gpu {
 
-constexpr int most_room = 48 << 10;  // bytes of shared memory a block, unless more is asked for
+constexpr int most_shared_bytes = 48 << 10;  // bytes of shared memory a block, unless more is asked for
 
 // One of a block's threads.
 template <int Count>
@@ -30,7 +35,8 @@ struct Thread {
 struct Cut {
   int planes = 1, band = 1, segment = 1;  // planes a block, rows a block, rows a thread; rows of the result
 
-  // Of `planes` results of `rows` rows in `strips` strips; room(cut) is the shared memory that a block then needs.
+  // Of `planes` results of `rows` rows in `strips` strips; shared_bytes(cut) is the shared memory that a block then
+  // needs.
   //
   // - A segment is long: what a thread sets up, and what it reads of its neighbours, is little beside it. A plane's are
   //   alike, and of whole row_steps.
@@ -42,8 +48,8 @@ struct Cut {
   //   much as some `setup` rows of a strip.
   // - Of many planes it takes a multiple of 8: all blocks begin at whole 16-byte vectors.
   // - A few planes are spread over all SMs.
-  template <class Config, class Room>
-  static Cut of(int64_t planes, int64_t rows, int64_t strips, Room&& room) {
+  template <class Config, class SharedBytes>
+  static Cut of(int64_t planes, int64_t rows, int64_t strips, SharedBytes&& shared_bytes) {
     constexpr int64_t longest = Config::longest, row_step = Config::row_step, enough = Config::enough,
                       threads = Config::threads;
     constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
@@ -51,12 +57,12 @@ struct Cut {
     const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, threads / strips);
     cut.segment = int(ceil_div(ceil_div(rows, segments), row_step) * row_step);
     cut.band = int(std::min(rows, cut.segment * high));
-    while (cut.band > cut.segment && room(cut) > most_room)
+    while (cut.band > cut.segment && shared_bytes(cut) > most_shared_bytes)
       cut.band = int(cut.segment * (ceil_div(cut.band, cut.segment) - 1));
     if (cut.band < rows) return cut;
     Cut more = cut;
     more.planes = 1 + many;
-    const int64_t one = room(cut), fit = 1 + (enough - one) * many / (room(more) - one);
+    const int64_t one = shared_bytes(cut), fit = 1 + (enough - one) * many / (shared_bytes(more) - one);
     const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(planes, least_blocks)));
     const int64_t items = strips * ceil_div(rows, cut.segment), step = most > many ? 8 : 1;
     auto executed = [&](int64_t p) { return ceil_div(p * items, warp) * warp * cut.segment + setup * threads; };
@@ -77,14 +83,14 @@ struct Rows {
 
 // Shared memory for `elements` that begin anywhere in a vector.
 template <class T>
-constexpr int64_t room_for(int64_t elements) {
+constexpr int64_t staged_bytes(int64_t elements) {
   return ceil_div(elements * int64_t(sizeof(T)) + 15, 16) * 16;
 }
 
 // Where an array stands in its part of shared memory: as far behind a whole vector as it does in memory.
 template <class T>
-AABLUR_HOST_DEVICE inline T* staged(char* room, const T* array) {
-  return reinterpret_cast<T*>(room + reinterpret_cast<uintptr_t>(array) % 16);
+AABLUR_HOST_DEVICE inline T* staged(char* part, const T* array) {
+  return reinterpret_cast<T*>(part + reinterpret_cast<uintptr_t>(array) % 16);
 }
 
 AABLUR_HOST_DEVICE inline void copy_vector_in(void* to, const void* from) {
@@ -245,7 +251,7 @@ struct Planes {
   Strips strips;
   Divisor bands;
   bool banded = false;
-  int source_room = 0, codes_room = 0, result_room = 0;  // bytes of shared memory before
+  int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
   const float* taps = nullptr;
   Codes codes;
 

@@ -1,32 +1,37 @@
-// The fast gradient of the taps, of two alike axes of up to 5 taps. Moment (b, c) is the sum over outputs of the
-// gradient times what taps b of the height and c of the width read; a tap's gradient is a sum of moments, weighed by
-// the taps of the other axis. Three passes: threads' shares of all moments, sums of pieces of the shares, and the taps'
-// gradients.
+// The fast gradient of the taps, of two alike axes of up to 5 taps. Sum (b, c) is, over all outputs, the gradient times
+// what taps b of the height and c of the width read; a tap's gradient is these sums, weighed by the taps of the other
+// axis. Three launches, each added in one fixed order:
+//
+//   grad, x --Partials--> workspace[sum][part][lane]     a thread: all sums of every parts-th output of a lane
+//           --Pieces----> workspace[row][sum][piece]     a thread: every pieces-th partial sum of a row of taps
+//           --Total-----> gradient[row][taps]            a thread: a tap
+//
+// Loads are of neighbours by neighbours (coalesced), sums stay in registers, and nothing is shared but the workspace.
 #pragma once
 
 #include "gpu/tile.h"
 
 namespace aablur::gpu {
 
-// Lane i % lanes, part i / lanes: shares[moment][part][lane].
+// Lane i % lanes, part i / lanes: workspace[sum][part][lane].
 template <class T, int K>
-struct MomentShares {
+struct TapsGradientPartials {
   TapsArguments arguments;
-  Moments moments;
+  TapsGradientSplit split;
   Divisor heights, widths;
 
-  MomentShares(const TapsArguments& arguments, const Moments& moments)
+  TapsGradientPartials(const TapsArguments& arguments, const TapsGradientSplit& split)
       : arguments(arguments),
-        moments(moments),
+        split(split),
         heights(uint32_t(arguments.shape.axis[1].out())),
         widths(uint32_t(arguments.shape.axis[2].out())) {}
-  int64_t count() const { return moments.parts * moments.lanes; }
+  int64_t count() const { return split.parts * split.lanes; }
 
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
     using A = accumulator<T>;
     const Shape& shape = arguments.shape;
     const Axis &height = shape.axis[1], &width = shape.axis[2];
-    const int64_t lane = i % moments.lanes, part = i / moments.lanes;
+    const int64_t lane = i % split.lanes, part = i / split.lanes;
     const bool last = shape.channels_last;
     const int64_t channel = last ? lane : lane / width.out();
     int64_t w = last ? 0 : lane % width.out();
@@ -39,7 +44,7 @@ struct MomentShares {
       for (int c = 0; c < K; ++c) columns[c] = fold(width, w * width.stride - width.before + c);
     };
     if (!last) fold_columns();
-    for (int64_t at = part; at < moments.rest; at += moments.parts) {
+    for (int64_t at = part; at < split.rest; at += split.parts) {
       uint32_t image = uint32_t(at);
       if (last) {
         w = widths.split(image);
@@ -59,44 +64,42 @@ struct MomentShares {
       }
     }
     AABLUR_UNROLL
-    for (int m = 0; m < K * K; ++m)
-      arguments.workspace[m * moments.parts * moments.lanes + i] = double(sum[m / K][m % K]);
+    for (int m = 0; m < K * K; ++m) arguments.workspace[m * split.parts * split.lanes + i] = double(sum[m / K][m % K]);
   }
 };
 
-// Every pieces-th share of a moment of a row of taps: sums[row][moment][piece].
-struct MomentPieces {
-  Moments moments;
+// Every pieces-th partial sum of a row of taps: [row][sum][piece].
+struct TapsGradientPieces {
+  TapsGradientSplit split;
   double* workspace;
 
-  int64_t count() const { return moments.rows * moments.taps * moments.taps * moments.pieces; }
+  int64_t count() const { return split.rows * split.taps * split.taps * split.pieces; }
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t squared = moments.taps * moments.taps;
-    const int64_t piece = i % moments.pieces, moment = i / moments.pieces % squared, row = i / moments.pieces / squared;
+    const int64_t squared = split.taps * split.taps;
+    const int64_t piece = i % split.pieces, sum = i / split.pieces % squared, row = i / split.pieces / squared;
     double total = 0;
-    for (int64_t e = piece; e < moments.parts * moments.run; e += moments.pieces)
-      total +=
-          workspace[(moment * moments.parts + e / moments.run) * moments.lanes + row * moments.run + e % moments.run];
-    workspace[moments.shares() + i] = total;
+    for (int64_t e = piece; e < split.parts * split.run; e += split.pieces)
+      total += workspace[(sum * split.parts + e / split.run) * split.lanes + row * split.run + e % split.run];
+    workspace[split.shares() + i] = total;
   }
 };
 
 // Tap i % (2 * taps) of a row: of the height, then of the width.
 template <class T>
-struct TapsFromMoments {
+struct TapsGradientTotal {
   TapsArguments arguments;
-  Moments moments;
+  TapsGradientSplit split;
 
-  int64_t count() const { return moments.rows * 2 * moments.taps; }
+  int64_t count() const { return split.rows * 2 * split.taps; }
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t k = moments.taps, row = i / (2 * k), tap = i % k;
+    const int64_t k = split.taps, row = i / (2 * k), tap = i % k;
     const bool of_width = i % (2 * k) >= k;
-    const double* sums = arguments.workspace + moments.shares() + row * k * k * moments.pieces;
+    const double* sums = arguments.workspace + split.shares() + row * k * k * split.pieces;
     double total = 0;
     for (int64_t other = 0; other < k; ++other) {
-      const int64_t moment = of_width ? other * k + tap : tap * k + other;
+      const int64_t at = of_width ? other * k + tap : tap * k + other;
       double sum = 0;
-      for (int64_t piece = 0; piece < moments.pieces; ++piece) sum += sums[moment * moments.pieces + piece];
+      for (int64_t piece = 0; piece < split.pieces; ++piece) sum += sums[at * split.pieces + piece];
       total += sum * double(tap_of<accumulator<T>>(arguments.filters, arguments.shape, of_width ? 1 : 2, other, row));
     }
     static_cast<accumulator<T>*>(arguments.out)[i] = accumulator<T>(total);

@@ -291,6 +291,33 @@ def integers() -> Iterator[Op]:
         two,
         lambda a, b: max(0, min(signed(a), signed(b))),
     )
+    for name, of in (("min", min), ("max", max)):
+        yield Op(
+            f"three_{name}",
+            f"r = {name}({name}((int)a, (int)b), (int)c);",
+            three,
+            lambda a, b, c, f=of: f(map(signed, (a, b, c))) & M32,
+        )
+        yield Op(f"three_{name}_u", f"r = {name}({name}(a, b), c);", three, lambda a, b, c, f=of: f(a, b, c))
+    yield Op(
+        "three_max_relu",
+        "r = __vimax3_s32_relu(a, b, c);",
+        three,
+        lambda a, b, c: max(0, *map(signed, (a, b, c))),
+    )
+    yield Op(
+        "three_min_s16x2",
+        "r = __vimin3_s16x2(a, b, c);",
+        three,
+        lambda a, b, c: sum((min(signed(v >> s, 16) for v in (a, b, c)) & M16) << s for s in (0, 16)),
+    )
+    yield Op(
+        "add_halves",
+        "add.u16x2 $d, $a, $b;",
+        two,
+        lambda a, b: sum(((a >> s) + (b >> s) & M16) << s for s in (0, 16)),
+        since=90,
+    )
     yield Op("add_min", "r = min((int)(a + b), (int)c);", three, lambda a, b, c: min(signed(a + b), signed(c)) & M32)
     yield Op("add_max_u", "r = max(a + b, c);", three, lambda a, b, c: max(a + b & M32, c))
     yield Op(

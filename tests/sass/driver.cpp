@@ -85,8 +85,14 @@ int cuPointerGetAttribute(void* out, int, uint64_t pointer) {
   *static_cast<uint64_t*>(out) = pointer;
   return success;
 }
-int cuDeviceGetAttribute(int* out, int, int) {
-  *out = 1024;
+int cuDeviceGetAttribute(int* out, int attribute, int) {
+  switch (attribute) {                 // CUdevice_attribute, an H100's
+    case 10: *out = 32; break;         // lanes of a warp
+    case 16: *out = 132; break;        // multiprocessors
+    case 81: *out = 228 << 10; break;  // bytes of shared memory of one
+    case 97: *out = 227 << 10; break;  // and the most that a block may ask for
+    default: *out = 1024;
+  }
   return success;
 }
 int cuFuncGetAttribute(int* out, int attribute, Function*) {

@@ -257,6 +257,10 @@ Action iset(Decoder& d) {
   };
 }
 
+u32 sum_of_halves(u32 x, u32 y) {
+  return ((x + y) & 0xffff) | ((x & 0xffff0000) + (y & 0xffff0000));
+}
+
 // Numbers in a register that min and max are of: one, or two of 16 bits.
 struct Numbers {
   bool is_unsigned, halves, relu;
@@ -268,7 +272,7 @@ struct Numbers {
     if (!halves) return chosen(x, y, min);
     return chosen(x & 0xffff, y & 0xffff, min) | chosen(x >> 16, y >> 16, min) << 16;
   }
-  u32 sum(u32 x, u32 y) const { return halves ? ((x + y) & 0xffff) | ((x & 0xffff0000) + (y & 0xffff0000)) : x + y; }
+  u32 sum(u32 x, u32 y) const { return halves ? sum_of_halves(x, y) : x + y; }
 
  private:
   int64_t value(u32 x) const { return is_unsigned ? int64_t(x) : halves ? int64_t(int16_t(x)) : int64_t(int32_t(x)); }
@@ -287,6 +291,20 @@ Action minmax(Decoder& d) {
     Lanes ra, rb, result;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), min = is_min.read(w);
     for (int l = 0; l < warp_size; ++l) result[l] = as.choose(x[l], y[l], min >> l & 1);
+    out.write(w, result.v, active);
+  };
+}
+
+// min or max of three.
+Action minmax3(Decoder& d) {
+  const Numbers as(d);
+  const Predicate is_min = d.predicate(4);
+  const Destination out = d.destination();
+  const Source a = d.integer(1), b = d.integer(2), c = d.integer(3);
+  return [=](Warp& w, u32 active) {
+    Lanes ra, rb, rc, result;
+    const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
+    for (int l = 0; l < warp_size; ++l) result[l] = as.choose(as.choose(x[l], y[l], min >> l & 1), z[l], min >> l & 1);
     out.write(w, result.v, active);
   };
 }
@@ -344,7 +362,9 @@ void add_integer(Table& t) {
   t["IMAD"] = imad;
   t["IADD3"] = t["IADD"] = iadd3;
   t["VIADD"] = [](Decoder& d) {
-    return each(d.destination(), d.integer(1), d.integer(2), [](u32 x, u32 y) { return x + y; });
+    if (!d.take("16x2")) return each(d.destination(), d.integer(1), d.integer(2), [](u32 x, u32 y) { return x + y; });
+    if (d.operand(1).negated || d.operand(2).negated) d.unknown();
+    return each(d.destination(), d.integer(1), d.integer(2), sum_of_halves);
   };
   t["LEA"] = lea;
   t["LOP3"] = lop3;
@@ -353,6 +373,7 @@ void add_integer(Table& t) {
   t["PRMT"] = prmt;
   t["ISETP"] = iset;
   t["IMNMX"] = t["VIMNMX"] = minmax;
+  t["VIMNMX3"] = minmax3;
   t["VIADDMNMX"] = add_minmax;
   t["IDP"] = dot_product;
   t["I2I"] = narrow;

@@ -14,10 +14,21 @@ namespace {
 using sass::Dim3;
 using sass::Session;
 
-struct FatBinary {
-  const void* wrapper;
-  std::vector<uint8_t> cubin;  // these two are made when first launched
-  std::unique_ptr<sass::Module> module;
+class FatBinary {
+ public:
+  explicit FatBinary(const void* wrapper) : wrapper_(wrapper) {}
+  sass::Module& module() {  // made when first asked for
+    if (!module_) {
+      cubin_ = sass::cubin_of_fat_binary(wrapper_);
+      module_ = std::make_unique<sass::Module>(cubin_.data());
+    }
+    return *module_;
+  }
+
+ private:
+  const void* wrapper_;
+  std::vector<uint8_t> cubin_;
+  std::unique_ptr<sass::Module> module_;
 };
 
 struct Function {
@@ -46,15 +57,10 @@ int launch(const void* host, Dim3 grid, Dim3 threads, void** parameters, size_t 
   const std::lock_guard lock(session.mutex);
   const Function& function = functions().at(host);
   try {
-    FatBinary& binary = *function.binary;
-    if (!binary.module) {
-      binary.cubin = sass::cubin_of_fat_binary(binary.wrapper);
-      binary.module = std::make_unique<sass::Module>(binary.cubin.data());
-    }
     sass::Launch launch;
     launch.grid = grid, launch.threads = threads;
     launch.dynamic_shared = uint32_t(shared), launch.parameters = parameters;
-    error = session.launch(*binary.module, function.name, launch);
+    error = session.launch(function.binary->module(), function.name, launch);
   } catch (const sass::Fault& fault) {
     error = fault.what();
   }
@@ -66,7 +72,7 @@ int launch(const void* host, Dim3 grid, Dim3 threads, void** parameters, size_t 
 extern "C" {
 
 void** __cudaRegisterFatBinary(void* wrapper) {
-  return reinterpret_cast<void**>(new FatBinary{wrapper, {}, nullptr});
+  return reinterpret_cast<void**>(new FatBinary(wrapper));
 }
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
@@ -110,6 +116,19 @@ const char* sass_kernels() {
   names.clear();
   for (const auto& [host, function] : functions()) names += function.name + "\n";
   return names.c_str();
+}
+// Lines of kernels that have an instruction which is not known, with its text.
+const char* sass_unknown() {
+  static std::string found;
+  found.clear();
+  for (const auto& [host, function] : functions()) {
+    try {
+      sass::decode(function.binary->module().kernel(function.name));
+    } catch (const sass::Fault& fault) {
+      found += function.name + ": " + fault.what() + "\n";
+    }
+  }
+  return found.c_str();
 }
 #pragma GCC visibility pop
 
