@@ -170,7 +170,7 @@ def write_ninja(nvcc: str | None) -> None:
     linked(f"native/{LIBRARY}", native, links_native)
     ninja.build(["native"], "phony", [f"native/{LIBRARY}"])
     checks = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-    checked = f"-O1 -g {checks} -Wno-maybe-uninitialized"
+    checked = f"-O1 -g1 {checks} -Wno-maybe-uninitialized"
     linked(f"sanitize/{LIBRARY}", library("sanitize", cpu("sanitize", checked), checked), f"{links_torch} {checks}")
     ninja.build(["sanitize"], "phony", [f"sanitize/{LIBRARY}"])
     (BUILD / "build.ninja").write_text(text.getvalue())

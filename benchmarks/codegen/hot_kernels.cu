@@ -7,19 +7,13 @@ namespace aablur::gpu {
 #define AABLUR_HOT(...) template __global__ void run<__VA_ARGS__>(const __grid_constant__ __VA_ARGS__, int64_t);
 #define AABLUR_HOT_TILES(T)                                      \
   AABLUR_HOT(BlurTile<T, 3, 2, BlurNhwc<T>>)                     \
-  AABLUR_HOT(BlurTile<T, 3, 2, BlurRows<T, 2>>)                  \
   AABLUR_HOT(BlurTile<T, 3, 2, BlurElements>)                    \
   AABLUR_HOT(BlurBackwardTile<T, 3, 2, BlurBackwardNhwc<T>, 1>)  \
-  AABLUR_HOT(BlurBackwardTile<T, 3, 2, BlurBackwardRows<T>, 1>)  \
   AABLUR_HOT(BlurBackwardTile<T, 3, 2, BlurBackwardElements, 1>) \
   AABLUR_HOT(MaxBlurTile<T, 3, 2, MaxNhwc, 2, true>)             \
-  AABLUR_HOT(MaxBlurTile<T, 3, 2, MaxRows, 2, true>)             \
-  AABLUR_HOT(BlurBackwardTile<T, 3, 2, MaxBackwardNhwc, 2>)      \
-  AABLUR_HOT(BlurBackwardTile<T, 3, 2, MaxBackwardRows, 2>)
+  AABLUR_HOT(BlurBackwardTile<T, 3, 2, MaxBackwardNhwc, 2>)
 AABLUR_HOT_TILES(float)
 AABLUR_HOT_TILES(bfloat16)
-AABLUR_HOT(MaxBlurTile<bfloat16, 3, 2, MaxWideRows, 2, true>)
-AABLUR_HOT(BlurBackwardTile<bfloat16, 3, 2, MaxBackwardWideRows, 2>)
 
 #define AABLUR_HOT_BLOCKS(...) template __global__ void run_blocks<__VA_ARGS__>(const __grid_constant__ __VA_ARGS__);
 #define AABLUR_HOT_PLANES(T)                      \

@@ -9,12 +9,10 @@ constexpr int block_threads = 128;
 
 // ---- register tiles --------------------------------------------------------------------------------
 
-// What a thread makes: columns x rows of the result, of pixels of `vector` elements of channels. Wide: maps are NCHW,
-// rows are aligned, and those of a tile are loaded or stored by one access.
-template <int Vector, int Columns, int Rows, bool Wide = false>
+// What a thread makes: columns x rows of the result, of pixels of `vector` elements of channels.
+template <int Vector, int Columns, int Rows>
 struct TileConfig {
   static constexpr int vector = Vector, columns = Columns, rows = Rows;
-  static constexpr bool wide = Wide;
 };
 
 // Elements of 16 bytes, the widest access.
@@ -22,33 +20,23 @@ template <class T>
 constexpr int widest = 16 / int(sizeof(T));
 
 // Forward, 3 taps, stride 2. Nhwc: 5 x 9 pixels are loaded for 8 results, 5.6 each where one alone takes 9. Sums take
-// 64 registers for halves. Rows: the taller, the less of the halo is loaded twice: 17 rows for 8. Elements: neither
-// channels nor rows are whole vectors; each element has an address of its own, so that a larger tile gains little.
+// 64 registers for halves. Elements: channels are no whole vectors, or planes are not dense; each element has an
+// address of its own, so that a larger tile gains little.
 template <class T>
 struct BlurNhwc : TileConfig<widest<T>, 2, 4> {};
-template <class T, int Stride>
-struct BlurRows : TileConfig<1, widest<T> / Stride, 8, true> {};
 struct BlurElements : TileConfig<1, 2, 4> {};
 
 // Backward: the larger map is the result, and its elements wait in registers as sums. Four float pixels of 4 channels
 // take as many as eight of halves, and fit 80 registers: more blocks are resident.
 template <class T>
 struct BlurBackwardNhwc : TileConfig<widest<T>, 2, sizeof(T) == 4 ? 2 : 4> {};
-template <class T>
-struct BlurBackwardRows : TileConfig<1, widest<T>, 4, true> {};
 struct BlurBackwardElements : TileConfig<1, 2, 4> {};
 
-// With a max, more than four lanes of maxima and codes would not fit the registers. Halves whose rows are whole 16
-// bytes have tiles twice as wide: neighbours share more of what windows overlap in. Of the forward's, 6 rows fit the
-// registers.
+// With a max, more than four lanes of maxima and codes would not fit the registers.
 struct MaxNhwc : TileConfig<4, 2, 4> {};
-struct MaxRows : TileConfig<1, 2, 4, true> {};
-struct MaxWideRows : TileConfig<1, 4, 6, true> {};
 struct MaxElements : TileConfig<1, 2, 4> {};
 
 struct MaxBackwardNhwc : TileConfig<4, 4, 4> {};
-struct MaxBackwardRows : TileConfig<1, 4, 4, true> {};
-struct MaxBackwardWideRows : TileConfig<1, 8, 8, true> {};
 struct MaxBackwardElements : TileConfig<1, 2, 2> {};
 
 // What the backward's border tiles are made of, one part after the other: the weights of a whole tile, which differ

@@ -94,27 +94,13 @@ const char* launch_tiles(const Tiling& tiling, const T* x, T* out, int64_t image
   return nullptr;
 }
 
-// How a map lies for tiles: pixels of 16 bytes of channels, rows of single elements that lie aligned, or neither.
-enum class Layout { pixels, rows, elements };
-
-// Of maps whose pixels or rows are read or written `vector` elements of the larger map (that of x) at a time.
+// Whether the channels of a pixel lie side by side and aligned in whole vectors of `vector` elements.
 template <class T>
-Layout layout_of(const Shape& shape, const void* source, const Strides& strides, int64_t vector,
-                 bool source_is_smaller) {
-  const int64_t width = shape.axis[2].size, stride = shape.axis[2].stride;
-  auto aligned = [&](int64_t elements, std::initializer_list<int64_t> others) {
-    bool all = reinterpret_cast<uintptr_t>(source) % (elements * sizeof(T)) == 0;
-    for (int64_t s : others) all = all && s % elements == 0;
-    return all;
-  };
-  if (shape.channels_last)
-    return shape.channels % vector == 0 && aligned(vector, {strides.image, strides.axis[1], strides.axis[2]})
-               ? Layout::pixels
-               : Layout::elements;
-  const bool whole = width % vector == 0 && shape.axis[2].out() * stride == width && strides.axis[2] == 1;
-  const bool rows =
-      whole && aligned(source_is_smaller ? vector / stride : vector, {strides.image, strides.channel, strides.axis[1]});
-  return rows ? Layout::rows : Layout::elements;
+bool has_whole_pixels(const Shape& shape, const void* source, const Strides& strides, int64_t vector) {
+  bool all = shape.channels_last && shape.channels % vector == 0 &&
+             reinterpret_cast<uintptr_t>(source) % (vector * sizeof(T)) == 0;
+  for (int64_t s : {strides.image, strides.axis[1], strides.axis[2]}) all = all && s % vector == 0;
+  return all;
 }
 
 // Lays the maps out for Kernel and queues it; false where they do not fit it.
@@ -152,27 +138,20 @@ bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& er
       return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
                                  static_cast<T*>(arguments.out), Backward, stream, error);
     };
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, Backward);
-    if constexpr (Backward) {
-      if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardNhwc<T>, 1>>{});
-      if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardRows<T>, 1>>{});
-      return queue(Type<BlurBackwardTile<T, K, S, BlurBackwardElements, 1>>{});
-    } else {
-      if (layout == Layout::pixels) return queue(Type<BlurTile<T, K, S, BlurNhwc<T>>>{});
-      if (layout == Layout::rows) return queue(Type<BlurTile<T, K, S, BlurRows<T, S>>>{});
-      return queue(Type<BlurTile<T, K, S, BlurElements>>{});
-    }
+    const bool pixels = has_whole_pixels<T>(shape, arguments.x, arguments.x_strides, widest<T>);
+    if constexpr (Backward)
+      return pixels ? queue(Type<BlurBackwardTile<T, K, S, BlurBackwardNhwc<T>, 1>>{})
+                    : queue(Type<BlurBackwardTile<T, K, S, BlurBackwardElements, 1>>{});
+    else return pixels ? queue(Type<BlurTile<T, K, S, BlurNhwc<T>>>{}) : queue(Type<BlurTile<T, K, S, BlurElements>>{});
   });
 }
 
-// The blur or its adjoint plane by plane through shared memory, of rows that are no whole vectors; false where not.
+// The blur or its adjoint of dense planes through shared memory; false where not.
 template <bool Backward, class T>
 bool blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
-  if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1 ||
-      layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, Backward) != Layout::elements)
-    return false;
+  if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1) return false;
   return with_taps(width, [&](auto taps, auto strides) {
     constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
     using Kernel = std::conditional_t<Backward, BlurBackwardPlanes<T, K, S>, BlurPlanes<T, K, S>>;
@@ -205,41 +184,29 @@ bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*
   if (!is_tileable(shape, arguments.filters) || !owned) return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.x, arguments.x_strides, MaxNhwc::vector, false);
+    const bool pixels = has_whole_pixels<T>(shape, arguments.x, arguments.x_strides, MaxNhwc::vector);
     auto queue = [&](auto of_kernel, const Codes& codes) {
       using Kernel = typename decltype(of_kernel)::type;
       return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x),
                                  arguments.x_strides, static_cast<T*>(arguments.out), false, stream, error);
     };
-    auto queue_rows = [&](auto with_codes, const Codes& codes) {
-      constexpr bool C = decltype(with_codes)::value;
-      if constexpr (sizeof(T) == 2) {
-        if (layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, false) == Layout::rows)
-          return queue(Type<MaxBlurTile<T, K, 2, MaxWideRows, W, C>>{}, codes);
-      }
-      return queue(Type<MaxBlurTile<T, K, 2, MaxRows, W, C>>{}, codes);
-    };
     auto queue_any = [&](auto with_codes, const Codes& codes) {
       constexpr bool C = decltype(with_codes)::value;
-      return layout == Layout::pixels ? queue(Type<MaxBlurTile<T, K, 2, MaxNhwc, W, C>>{}, codes)
-             : layout == Layout::rows ? queue_rows(with_codes, codes)
-                                      : queue(Type<MaxBlurTile<T, K, 2, MaxElements, W, C>>{}, codes);
+      return pixels ? queue(Type<MaxBlurTile<T, K, 2, MaxNhwc, W, C>>{}, codes)
+                    : queue(Type<MaxBlurTile<T, K, 2, MaxElements, W, C>>{}, codes);
     };
-    if (arguments.codes.data && !(shape.channels_last && layout == Layout::elements))
-      return queue_any(std::true_type{}, arguments.codes);
+    if (arguments.codes.data && (pixels || !shape.channels_last)) return queue_any(std::true_type{}, arguments.codes);
     if (!queue_any(std::false_type{}, {})) return false;
     if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
     return true;
   });
 }
 
-// Max-blur plane by plane through shared memory, of rows that are no whole vectors; false where not.
+// Max-blur of dense planes through shared memory; false where not.
 template <class T>
 bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
-  if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.x, arguments.x_strides, widest<T>, false) != Layout::elements)
-    return false;
+  if (!is_tileable(shape, arguments.filters)) return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
     auto queue = [&](auto of_kernel) {
@@ -255,9 +222,7 @@ bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char
 template <class T>
 bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
-  if (!is_tileable(shape, arguments.filters) ||
-      layout_of<T>(shape, arguments.grad, arguments.grad_strides, widest<T>, true) != Layout::elements)
-    return false;
+  if (!is_tileable(shape, arguments.filters)) return false;
   return with_window(shape, [&](auto taps, auto windows) {
     using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;
     return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
@@ -273,20 +238,15 @@ bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* str
   if (!is_tileable(shape, arguments.filters)) return false;
   return with_window(shape, [&](auto taps, auto windows) {
     constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const Layout layout = layout_of<T>(shape, arguments.grad, arguments.grad_strides, MaxBackwardNhwc::vector, true);
+    const bool pixels = has_whole_pixels<T>(shape, arguments.grad, arguments.grad_strides, MaxBackwardNhwc::vector);
     auto queue = [&](auto of_kernel) {
       using Kernel = typename decltype(of_kernel)::type;
       return Kernel::Part::Down::reaches(height) && Kernel::Part::Along::reaches(width) &&
              queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
                                  arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
     };
-    if (layout == Layout::pixels) return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardNhwc, W>>{});
-    if constexpr (sizeof(T) == 2) {
-      if (layout_of<T>(shape, arguments.grad, arguments.grad_strides, widest<T>, true) == Layout::rows)
-        return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardWideRows, W>>{});
-    }
-    if (layout == Layout::rows) return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardRows, W>>{});
-    return queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardElements, W>>{});
+    return pixels ? queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardNhwc, W>>{})
+                  : queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardElements, W>>{});
   });
 }
 

@@ -1,8 +1,9 @@
-// Tiles in registers: the fast kernels of 2-D maps with "same" padding before, channels last or NCHW.
+// Tiles in registers: the fast kernels of 2-D maps with "same" padding before, whose channels lie last (or whose planes
+// are not dense).
 //
-//   global x --loads of a whole pixel or row--> registers: a row of the source at a time
-//            --taps along the width-----------> registers: sums of that row
-//            --taps along the height----------> registers: the tile of the result --stores--> global out
+//   global x --loads of pixels------> registers: a row of the source at a time
+//            --taps along the width--> registers: sums of that row
+//            --taps along the height-> registers: the tile of the result --stores--> global out
 //
 // A thread owns a tile and reads what it needs of the source once. What tiles share (the halo) stays in the first-level
 // cache. Neighbouring threads take neighbouring pixels, so that loads are coalesced. No shared memory, no shuffles, no
@@ -22,9 +23,8 @@ template <class T, int K, int S, class Config_>
 struct BlurTile {
   using Config = Config_;
   static constexpr int V = Config::vector, XO = Config::columns, YO = Config::rows;
-  static constexpr bool Wide = Config::wide;
   static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K;
-  using Row = Segment<T, V, N, before, Wide ? XO * S : 0>;
+  using Row = Segment<T, V, N>;
 
   Tiling tiling;
   const T* x;
@@ -71,7 +71,7 @@ struct BlurTile {
       }
       AABLUR_UNROLL
       for (int oy = 0; oy < YO; ++oy)
-        if (r - oy * S == K - 1) store_row<T, V, XO, YO, Wide, Border>(tiling, tile, oy, out, sums[oy]);
+        if (r - oy * S == K - 1) store_row<T, V, XO, YO, Border>(tiling, tile, oy, out, sums[oy]);
     }
   }
 };
@@ -138,10 +138,9 @@ template <class T, int K, int S, class Config_, int Window, bool WithCodes>
 struct MaxBlurTile {
   using Config = Config_;
   static constexpr int V = Config::vector, XO = Config::columns, YO = Config::rows;
-  static constexpr bool Wide = Config::wide;
   static constexpr int before = (K - 1) / 2, N = (XO - 1) * S + K, R = (YO - 1) * S + K, Bits = Window == 2 ? 2 : 4;
   static_assert(before <= K - S, "a tile must read the positions that it owns");
-  using Row = Segment<T, V, N + Window - 1, before, Wide ? XO * S : 0>;
+  using Row = Segment<T, V, N + Window - 1>;
   // A RunningArgmax has the lanes of a pixel, or where that is one element all columns of a row: after as many spare
   // ones that its own begin with a pair.
   static constexpr int own = XO * S, spare = V == 1 ? before % 2 : 0;
@@ -208,7 +207,7 @@ struct MaxBlurTile {
       }
       AABLUR_UNROLL
       for (int oy = 0; oy < YO; ++oy)
-        if (r - oy * S == K - 1) store_row<T, V, XO, YO, Wide, Border>(tiling, tile, oy, out, sums[oy]);
+        if (r - oy * S == K - 1) store_row<T, V, XO, YO, Border>(tiling, tile, oy, out, sums[oy]);
     }
   }
 
@@ -285,12 +284,11 @@ template <class T, int K, int S, class Config_, int Window>
 struct BlurBackwardTile {
   using Config = Config_;
   static constexpr int V = Config::vector, XI = Config::columns, YI = Config::rows;
-  static constexpr bool Wide = Config::wide;
   static constexpr int halo = Window - 1, rows = YI + halo, columns = XI + halo, Bits = Window == 2 ? 2 : 4;
   using Down = Gather<K, S, -halo, rows>;
   using Along = Gather<K, S, -halo, columns>;
   static constexpr int N = Along::reads, R = Down::reads;
-  using Row = Segment<T, V, N, -Along::low, Wide ? XI / S : 0>;
+  using Row = Segment<T, V, N>;
 
   using Part = std::conditional_t<(V > 1 || Window > 1), BlurBackwardTile<T, K, S, BackwardBorder<V>, Window>,
                                   BlurBackwardTile>;  // what borders are gathered by
@@ -368,10 +366,10 @@ struct BlurBackwardTile {
       for (int a = 0; a < rows; ++a) {
         if (!(Border ? k == R - 1 : Down::used(a, k) && !(k + 1 < R && Down::used(a, k + 1)))) continue;
         if constexpr (Window == 1) {
-          store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a, out, pooled[a]);
+          store_row<T, V, XI, YI, Border>(tiling, tile, a, out, pooled[a]);
         } else {
           select<Border>(tile, i0, j0, a, pooled[a], sums);
-          if (a >= halo) store_row<T, V, XI, YI, Wide, Border>(tiling, tile, a - halo, out, sums[a - halo]);
+          if (a >= halo) store_row<T, V, XI, YI, Border>(tiling, tile, a - halo, out, sums[a - halo]);
         }
       }
     }
@@ -409,12 +407,6 @@ struct BlurBackwardTile {
       AABLUR_UNROLL
       for (int byte = 0; byte < V * Bits / 8; ++byte) codes |= uint32_t(word.element[byte]) << (8 * byte);
       return codes;
-    } else if constexpr (Wide) {
-      constexpr int before = 64;  // bytes, so that no division is of a negative number
-      const int bit = offset * Bits + before * 8;
-      return uint32_t(load<Pixel<uint8_t, 1>>(first + code_byte<V, Bits>(tiling, tile, p, j0) + bit / 8 - before)
-                          .element[0]) >>
-             (bit % 8);
     } else {
       const int q = j0 + offset, bit = (tiling.code_pixel > 0 ? tile.lane : q) * Bits;
       return uint32_t(load<Pixel<uint8_t, 1>>(first + p * int64_t(tiling.code_row) + q * int64_t(tiling.code_pixel) +

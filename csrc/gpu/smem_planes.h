@@ -1,4 +1,4 @@
-// Small and odd planes of NCHW maps, whose rows are no whole vectors, staged in shared memory.
+// Dense planes of NCHW maps, staged in shared memory.
 //
 //   global x --cp.async, 16 bytes a thread--> shared: planes one after the other, or a band of rows of one
 //   taps -----weights of every row, column--> shared: a table

@@ -167,9 +167,8 @@ struct TileTaps {
   }
 };
 
-// N pixels of a source row from column `first`, as accumulators. With Wide > 0, pixels [Lead, Lead + Wide) are single
-// elements that lie aligned, and are read at once.
-template <class T, int V, int N, int Lead, int Wide>
+// N pixels of a source row from column `first`, as accumulators.
+template <class T, int V, int N>
 struct Segment {
   // Where each pixel is read, from the border's rules; `outside` for zeros.
   struct Columns {
@@ -198,15 +197,8 @@ struct Segment {
   }
   template <class At>
   AABLUR_HOST_DEVICE static void read(const T* row, int pixel, Pixel<T, V> (&value)[N], At&& at) {
-    if constexpr (Wide > 0) {
-      const int start = at(Lead);
-      const Pixel<T, Wide> many = start == outside ? Pixel<T, Wide>{} : load<Pixel<T, Wide>>(row + start);
-      AABLUR_UNROLL
-      for (int j = 0; j < Wide; ++j) value[Lead + j].element[0] = many.element[j];
-    }
     AABLUR_UNROLL
     for (int j = 0; j < N; ++j) {
-      if (Wide > 0 && j >= Lead && j < Lead + Wide) continue;
       const int column = at(j);
       value[j] = column == outside ? Pixel<T, V>{} : load<Pixel<T, V>>(row + column * pixel);
     }
@@ -214,24 +206,17 @@ struct Segment {
 };
 
 // Writes row y of a tile of the result, as soon as it is done; at a border, what there is of it.
-template <class T, int V, int X, int Y, bool Wide, bool Border>
+template <class T, int V, int X, int Y, bool Border>
 AABLUR_HOST_DEVICE inline void store_row(const Tiling& tiling, const Tile& tile, int y, T* out,
                                          const float (&value)[X][V]) {
   const int top = tile.row * Y, left = tile.column * X;
   if (Border && top + y >= tiling.result_height) return;
   T* row = out + tile.image * tiling.result_image + tile.plane * tiling.result_plane + tile.lane * V +
            (top + y) * tiling.result_row;
-  if constexpr (Wide) {
-    float flat[X];
-    AABLUR_UNROLL
-    for (int x = 0; x < X; ++x) flat[x] = value[x][0];
-    *reinterpret_cast<Pixel<T, X>*>(row + left) = rounded<T, X>(flat);
-  } else {
-    AABLUR_UNROLL
-    for (int x = 0; x < X; ++x)
-      if (!Border || left + x < tiling.result_width)
-        *reinterpret_cast<Pixel<T, V>*>(row + (left + x) * tiling.result_pixel) = rounded<T, V>(value[x]);
-  }
+  AABLUR_UNROLL
+  for (int x = 0; x < X; ++x)
+    if (!Border || left + x < tiling.result_width)
+      *reinterpret_cast<Pixel<T, V>*>(row + (left + x) * tiling.result_pixel) = rounded<T, V>(value[x]);
 }
 
 }  // namespace aablur::gpu
