@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..extras import require
+from .pictures import read_picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -57,18 +58,20 @@ def input_size(model: nn.Module) -> int:
     return int(cfg.get("input_size", (3, 224, 224))[-1])
 
 
-def load_picture(path: str | Path, size: int | tuple[int, int] = 224) -> Tensor:
-    """A picture as a model takes it: (1, 3, height, width) float32, normalised by ImageNet's mean and deviation.
+def load_picture(path: str | PathLike[str], size: int | tuple[int, int] = 224, channels: int = 3) -> Tensor:
+    """A picture as a model takes it: (1, channels, height, width) float32, normalised by ImageNet's mean and deviation.
 
-    Its shorter side is scaled to ``size`` (anti-aliased), and the middle is cut out.
+    Args:
+        path: of the file; see `read_picture`.
+        size: height and width; the picture is scaled to cover it, and the middle is cut out.
+        channels: 3, or 1 for the mean of the three.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: other channels.
     """
-    pixels = require("skimage.io", "reading a picture", "models").imread(str(path))
-    x = torch.as_tensor(pixels.copy()).float() / 255
-    x = x.expand(3, -1, -1) if x.ndim == 2 else x.permute(2, 0, 1)[:3]
-    height, width = (size, size) if isinstance(size, int) else size
-    scale = max(height / x.shape[1], width / x.shape[2])
-    scaled = (max(height, round(x.shape[1] * scale)), max(width, round(x.shape[2] * scale)))
-    x = nn.functional.interpolate(x[None], scaled, mode="bilinear", antialias=True)
-    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
-    x = x[..., top : top + height, left : left + width]
-    return (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 1 or 3 channels, the model takes {channels}")
+    x = read_picture(path, (size, size) if isinstance(size, int) else size).float() / 255
+    x = (x - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return (x if channels == 3 else x.mean(0, keepdim=True))[None]

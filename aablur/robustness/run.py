@@ -49,8 +49,8 @@ def measure(
             changed: its modes are put back, and moves are made on a copy.
         data: a map-style dataset of (image, label), or an iterable of batches (images, labels). Images are
             (channels, height, width), uint8 or floating in [0, 1], before normalisation. Without labels, the
-            model's answers to the clean images take their place. Items that cannot be read (OSError) are skipped
-            and counted. In a process group every process is given the whole data.
+            model's answers to the clean images take their place. Items that raise when they are read are skipped
+            and counted, with the reason. In a process group every process is given the whole data.
         perturbations: what to measure. Default `standard()`.
         name: of the model, in the result. Default: its class.
         size: (height, width) that the model is given; what of an image lies beyond is context for shifts. Default:
