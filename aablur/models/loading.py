@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..extras import require
+from .checkpoints import load_checkpoint
 from .pictures import read_picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -21,11 +22,12 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     Args:
         spec: "torchvision:resnet50", "timm:convnext_tiny", or "package.module:function" for a function without
             arguments, or a module, of one's own.
-        checkpoint: a file with a state_dict, or with one under "state_dict" or "model".
+        checkpoint: a file with weights; see `load_checkpoint`.
         pretrained: the library's own weights, which it may download.
 
     Raises:
-        ValueError: no such form or name.
+        ValueError: no such form or name, or the checkpoint is not the model's.
+        TypeError: what the name stands for is no module and gives none.
         ImportError: the library is not installed.
     """
     library, _, name = spec.partition(":")
@@ -42,13 +44,15 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
             raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
         model = timm.create_model(name, pretrained=pretrained)
     else:
-        made = getattr(importlib.import_module(library), name)
-        model = made if isinstance(made, nn.Module) else made()
+        model = getattr(importlib.import_module(library), name, None)
+        if model is None:
+            raise ValueError(f"model: the module {library} has no {name!r}")
+        if not isinstance(model, nn.Module) and callable(model):
+            model = model()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: {spec} must be or give a torch.nn.Module, got {type(model).__name__}")
     if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):
-            state = state.get(key, state)
-        model.load_state_dict(state)
+        load_checkpoint(model, checkpoint)
     return model.eval()
 
 
