@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import peers  # noqa: F401
 import pytest
@@ -349,6 +350,65 @@ def test_the_command_goes_on_after_an_interrupt(tmp_path: Path, monkeypatch: pyt
     a, b = (Result.from_json(tmp_path / x / "robustness_nets_small.json") for x in "ab")
     assert a.measurements == b.measurements and a.complete
     assert not list(tmp_path.rglob("*.state.json"))
+
+
+@pytest.mark.parametrize("end", ["ctrl-c", "a wrong checkpoint"])
+@pytest.mark.filterwarnings("ignore:measure.*interrupted")
+def test_a_comparison_goes_on_at_the_model_where_it_ended(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured of the models before is neither lost nor measured again."""
+    other = small()
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    arguments = ["robustness", "robustness_nets:small", "digits", "--limit", "12", "--batch-size", "4"]
+    arguments += ["--measure", "clean", "--compare", f"robustness_nets:small@{tmp_path / 'other.pt'}"]
+    conv, first, calls = nn.Conv2d.forward, small().state_dict()["0.weight"], {"first": 0, "second": 0}
+
+    def counting(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 1:
+            calls["first" if torch.equal(self.weight, first) else "second"] += 1
+            if end == "ctrl-c" and calls["second"] == 2:
+                raise KeyboardInterrupt
+        return conv(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counting)
+    if end == "ctrl-c":
+        torch.save(other.state_dict(), tmp_path / "other.pt")
+    else:
+        torch.save([1], tmp_path / "other.pt")
+    out = tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(out)]) == (130 if end == "ctrl-c" else 2)
+    done = Result.from_json(out / "robustness_nets_small.json")
+    assert done.complete and (done.images, calls["first"]) == (12, 3)
+    for state in out.glob("*.state.json"):
+        state.with_name(f".{state.name}.part").write_text("{")  # of a process that was killed while it wrote
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    assert calls == {"first": 3, "second": 4 if end == "ctrl-c" else 3}  # a batch that ended early is run again
+    assert len(list(out.iterdir())) == 4
+    assert Result.from_json(out / "robustness_nets_small.json").measurements == done.measurements
+    assert cli.main([*arguments, "--out", str(out)]) == 0 and calls["first"] == 6  # a new run
+
+
+@pytest.mark.parametrize("write", [lambda r, p: r.to_json(p), lambda r, p: r.to_csv(p), lambda r, p: r.report(p)])
+def test_a_file_is_whole_at_every_moment(
+    write: Any, results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt while it is written leaves what was there."""
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write(results[0], path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    write(results[0], path)
+    assert len(path.read_text()) > 100 and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_under_torchrun(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from aablur.schemas import SCHEMAS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
-    ("version", "schemas", "geometry", "extras"),
+    ("version", "schemas", "geometry", "extras", "files"),
     ("backends", "triton_kernels", "reference", "tiles"),
     ("triton_banded",),
     ("triton_ops", "decomposition", "sharding"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import write_text
 from . import aliasing
 from .circular import Torus
 from .example import example_for
@@ -47,7 +48,7 @@ class Report:
         """The sites as JSON text; also written to ``path`` if one is given."""
         text = json.dumps({"model": type(self.model).__name__, "sites": self.rows()}, indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     def __str__(self) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ..files import write_text
 from ..geometry import PADDING_MODES
 from .antialias import WHERE, antialias, repairs
 from .audit import Report, audit
@@ -100,7 +100,7 @@ class Antialias:
             rows = [[r["name"], r["kind"], "yes" if r["done"] else "no", r["how"]] for r in done]
             print(before, text_table(("where", "what", "repaired", "how"), rows, "Repairs"), after, sep="\n")
         if args.json not in (None, "-"):
-            Path(args.json).write_text(text + "\n")
+            write_text(args.json, text + "\n")
         if args.plot is not None:
             after.plot(args.plot)
         if args.output is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..files import write_text
 from . import show
 from .antialias import antialias, restore
 from .sites import find_sites
@@ -65,7 +66,7 @@ class Sensitivity:
         """As JSON text; also written to ``path`` if one is given."""
         text = json.dumps({"baseline": asdict(self.baseline), "rows": [asdict(r) for r in self.rows]}, indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     def __str__(self) -> str:
@@ -192,9 +193,7 @@ class _State:
         self.rows[row.name] = row
         if self.path is not None:
             text = json.dumps({"settings": self.settings, "rows": [asdict(r) for r in self.rows.values()]}, indent=1)
-            written = self.path.with_suffix(self.path.suffix + ".part")
-            written.write_text(text + "\n")
-            written.replace(self.path)
+            write_text(self.path, text + "\n")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..files import remove
 from ..models.loading import MEAN, STD, input_size, load_model
 from .batches import Source
 from .data import BUNDLED, ImageFolder, WithChannels
@@ -63,6 +64,10 @@ def run(args: argparse.Namespace) -> int:
         specs = [args.model, *args.compare]
         names = _names(specs)
         args.out.mkdir(parents=True, exist_ok=True)
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        states = [state_path(args.out / f"{name}.state.json", rank, world) for name in names]
+        for state in states if args.fresh else ():
+            remove(state)
         results = []
         for spec, name in zip(specs, names, strict=True):
             results.append(_one(args, spec, name, rank))
@@ -70,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
                 _write(args.out, results)
             if not results[-1].complete:
                 break
+        else:  # until all are written, each can be taken up again
+            for state in states:
+                remove(state)
         if rank == 0:
             _show(results)
             print(f"{args.out / 'report.html'}: tables and figures; results.csv and *.json beside it: the numbers")
@@ -77,25 +85,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(args: argparse.Namespace, spec: str, name: str, rank: int) -> Result:
-    """Measures one model. Its state lies beside the results until it is complete."""
+    """Measures one model, or goes on from the state beside the results."""
     named, _, checkpoint = spec.partition("@")
     model = load_model(named, checkpoint or None, args.pretrained)
     data, size, range_, padding = _data(args, model)
     mean, std = _normalisation(args, named, model)
-    state = args.out / f"{name}.state.json"
-    mine = state_path(state, rank, dist.get_world_size() if dist.is_initialized() else 1)
-    if args.fresh:
-        mine.unlink(missing_ok=True)
     result = measure(
         model, data, suite(SUITES if "all" in args.measure else args.measure, range_, padding), name=name, size=size,
         mean=mean, std=std, device=args.device, channels_last=args.channels_last, amp=AMP[args.amp],
         batch_size=args.batch_size, images_per_forward=args.images_per_forward, workers=args.workers,
-        limit=args.limit, seed=args.seed, state=state,
+        limit=args.limit, seed=args.seed, state=args.out / f"{name}.state.json",
     )  # fmt: skip
     if args.layers and result.images and rank == 0:
         result = replace(result, layers=_layers(args.device, model, data, size, mean, std))
-    if result.complete:
-        mine.unlink(missing_ok=True)
     return result
 
 

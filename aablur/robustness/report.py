@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from os import PathLike
-from pathlib import Path
 
+from ..files import write_text
 from .corruptions import ALEXNET
 from .plots import figure, panels
 from .result import Result, Value
@@ -56,12 +56,12 @@ def report(results: Sequence[Result], path: str | PathLike[str], title: str = "R
         "<h2>Runs</h2>",
         _table(["", "", *(r.model for r in results)], _runs(results)),
     ]
-    Path(path).write_text(
+    write_text(
+        path,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n",
-        encoding="utf-8",
     )
 
 

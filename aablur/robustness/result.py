@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .corruptions import ALEXNET, mean_corruption_error
 from .sequences import mean_flip_rate
 from .statistics import Statistic
@@ -115,7 +117,7 @@ class Result:
 
     def to_json(self, path: str | PathLike[str]) -> None:
         """Everything, for `from_json`."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1))
+        write_text(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def from_json(cls, path: str | PathLike[str]) -> Result:
@@ -146,7 +148,8 @@ class Result:
 def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
     """The rows of all results in one file."""
     columns = ["model", "perturbation", "statistic", "view", "mean", "standard_error", "images"]
-    with Path(path).open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(row for result in results for row in result.rows())
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(row for result in results for row in result.rows())
+    write_text(path, file.getvalue())

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .sums import Sum, Sums
 
 VERSION = 1
@@ -31,13 +32,8 @@ class State:
     classes: int = 0
 
     def save(self, path: Path) -> None:
-        """Writes beside the file, then takes its place."""
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with beside.open("w") as file:
-            json.dump({"version": VERSION, **asdict(self)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        """Writes the file, which is whole at every moment."""
+        write_text(path, json.dumps({"version": VERSION, **asdict(self)}))
 
     @classmethod
     def load(cls, path: Path, fingerprint: dict[str, Any]) -> State:
