@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,14 @@ def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     report = audit(Functional(), torch.randn(1, 3, 32, 32))
     monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
     assert "conv2" in str(report) and "┃" not in str(report)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Markup of terminals in brackets, formulas of plots between dollars."""
+    names = ("[red]", "[/x]", "$\\frac{$", "_a")
+    report = audit(nn.Sequential(OrderedDict((n, nn.MaxPool2d(2)) for n in names)), torch.randn(1, 3, 64, 64))
+    assert all(name in str(report) for name in names)
+    report.plot(tmp_path / "r.png", heatmaps=False)
 
 
 def test_other_ranks_and_inputs() -> None:

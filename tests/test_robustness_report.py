@@ -161,6 +161,13 @@ def test_the_page_is_whole(results: list[Result], tmp_path: Path) -> None:
         report([], tmp_path / "none.html")
 
 
+def test_models_of_which_other_things_were_measured(results: list[Result], tmp_path: Path) -> None:
+    """Are shown side by side, without means relative to each other."""
+    some = dict(list(results[1].measurements.items())[:-1])
+    report([results[0], replace(results[1], measurements=some)], tmp_path / "r.html")
+    assert "mFR" not in (tmp_path / "r.html").read_text()
+
+
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     images, _ = pictures(3)
     result = robustness.measure(trained(), [images], SUITE[:2], name="m")
@@ -170,6 +177,62 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "interrupted; the values are those of 3 images" in text
     assert "1 images could not be read" in text and "number 4 (OSError: &lt;cut&gt;)" in text
     assert "The data have no labels" in text
+
+
+NAMES = (
+    "<b>bold</b> & co",
+    "$\\frac{$",
+    "$a$ and $b$",
+    "_hidden",
+    "_",
+    '=HYPERLINK("x")',
+    "100 $",
+    "a\\$b",
+    "[red]x[/red]",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name: str, results: list[Result], tmp_path: Path) -> None:
+    """Of models, perturbations, kinds, settings and whatever a JSON file holds: no HTML, no formulas, nothing lost."""
+    both = []
+    for result, model in zip(results, (name, name + "2"), strict=True):
+        result.to_json(tmp_path / "r.json")
+        stored = json.loads((tmp_path / "r.json").read_text())
+        stored |= {"model": model, "labels": name, "skipped": {"3": name}, "layers": {name: [[0.0, 1.0], [1.0, 0.0]]}}
+        for kind in ("settings", "environment"):
+            stored[kind][name] = name
+        for m in stored["measurements"].values():
+            m["settings"]["kind"] = f"{name}{m['settings'].get('kind', '')}"
+        stored["measurements"] = {k + name * (k not in KEPT): m for k, m in stored["measurements"].items()}
+        (tmp_path / "r.json").write_text(json.dumps(stored))
+        both.append(Result.from_json(tmp_path / "r.json"))
+    report(both, tmp_path / "r.html", name)
+    source = (tmp_path / "r.html").read_text()
+    page = Page()
+    page.feed(source)
+    page.close()
+    assert page.open == [] and not {"b", "script"} & set(page.tags)
+    assert page.text.count(name) > 10 and f"shift{name}" in page.text
+    figure = plot(both, tmp_path / "r.png")
+    legends = [[t.get_text() for t in ax.get_legend().get_texts()] for ax in figure.axes if ax.get_legend()]
+    assert [name.replace("$", r"\$"), name.replace("$", r"\$") + "2"] in legends
+
+
+KEPT = ("clean", "shift grid", "diagonal shift", "translations x rotations")
+
+
+def test_cells_are_no_formulas(results: list[Result], tmp_path: Path) -> None:
+    found = replace(results[0], measurements=dict(results[0].measurements))
+    for name in ("=1+1", "+1+cmd|' /C calc'!A0", "-2+3+cmd|x", "@SUM(1)", "\t=1", " =1", "\r=1", "-a"):
+        replace(found, model=name, measurements={name: found.measurements["shift"]}).to_csv(tmp_path / "r.csv")
+        with (tmp_path / "r.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                assert row["model"] == row["perturbation"] == "'" + name
+    for name in ("resnet50", "a=b", "-16,+3", "-10 deg -2,+0", "'quoted"):
+        replace(found, model=name).to_csv(tmp_path / "r.csv")
+        with (tmp_path / "r.csv").open(newline="") as file:
+            assert {row["model"] for row in csv.DictReader(file)} == {name}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")

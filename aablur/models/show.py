@@ -42,16 +42,17 @@ def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, wid
     try:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text  # plain: names in brackets are no markup
     except ImportError:
         lines = [list(headings), *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
         body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         return "\n".join([title, *body])
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(title), title_justify="left")
     for heading in headings:
         made.add_column(heading, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width)
     console.print(made)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore
@@ -61,13 +62,18 @@ def as_text(report: Report) -> str:
     return text_table(HEADINGS, cells(report), summary(report))
 
 
+def as_drawn(text: str) -> str:
+    """A text that matplotlib draws as it is: dollars enclose no formula."""
+    return text.replace("$", r"\$")
+
+
 def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     """Bars of both figures a site; below them, if wanted, the heat maps of Zhang's Figure 5, one a site."""
     matplotlib = require("matplotlib", "a plot", "models")
     matplotlib.use("Agg", force=False)
     plt = require("matplotlib.pyplot", "a plot", "models")
     sites = report.sites
-    names = [s.name for s in sites]
+    names = [as_drawn(s.name) for s in sites]
     maps = report.heatmaps() if heatmaps and sites else None
     columns = min(6, max(1, len(sites)))
     rows = -(-len(sites) // columns) if maps is not None else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -15,6 +16,8 @@ from ..files import write_text
 from .corruptions import ALEXNET, mean_corruption_error
 from .sequences import mean_flip_rate
 from .statistics import Statistic
+
+_FORMULA = re.compile(r"\s*[=@]|\s*[-+](?![-+\d., deg]*$)|[\t\r\n]")
 
 
 @dataclass(frozen=True)
@@ -151,5 +154,10 @@ def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
-    writer.writerows(row for result in results for row in result.rows())
+    writer.writerows({k: _as_cell(v) for k, v in row.items()} for result in results for row in result.rows())
     write_text(path, file.getvalue())
+
+
+def _as_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; shifts as "-16,+3" are none."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
