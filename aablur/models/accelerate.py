@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..compat import antialiased_cnns, composer, kornia, timm
 from ..compat._base import Blur
+from ..geometry import shown
 from . import fusion
 from .replace import Swaps, has_hooks, paths
 
@@ -118,7 +119,7 @@ def accelerate(model: nn.Module, *, fuse_max: bool = True) -> Acceleration:
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(fuse_max, bool):
-        raise TypeError(f"accelerate: fuse_max must be a bool, got {fuse_max!r}")
+        raise TypeError(f"accelerate: fuse_max must be a bool, got {shown(fuse_max)}")
     report = Acceleration(_swaps=Swaps(model))
     assert report._swaps is not None
     rows: dict[nn.Module, Swapped] = {}  # by the module that now stands there

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from os import PathLike
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from .checkpoints import load_checkpoint
 from .pictures import read_picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+RANDOM = "random"
 
 
 def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> nn.Module:
@@ -56,10 +57,20 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     return model.eval()
 
 
-def input_size(model: nn.Module) -> int:
-    """The side of the pictures that a model asks for; 224 where it does not say."""
-    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    return int(cfg.get("input_size", (3, 224, 224))[-1])
+def weights_named(spec: str, checkpoint: str | None, pretrained: bool) -> str:
+    """Where the weights of `load_model` come from, in words; `RANDOM` where they are of no training."""
+    library = spec.partition(":")[0]
+    if checkpoint is not None:
+        return f"checkpoint {checkpoint}"
+    if library not in ("torchvision", "timm"):
+        return f"as {spec} makes them"
+    return f"pretrained, of {library}" if pretrained else RANDOM
+
+
+def warn_if_random(name: str, weights: str) -> None:
+    """A line on standard error: nothing that is measured on random weights says anything of a trained model."""
+    if weights == RANDOM:
+        print(f"warning: the weights of {name} are random: give --pretrained, or a checkpoint", file=sys.stderr)
 
 
 def load_picture(path: str | PathLike[str], size: int | tuple[int, int] = 224, channels: int = 3) -> Tensor:

@@ -31,10 +31,9 @@ def cells(report: Report) -> list[list[str]]:
 
 
 def summary(report: Report) -> str:
-    many = len(report.sites)
-    return (
-        f"{type(report.model).__name__}: {many} sampling place{'s' * (many != 1)}, {len(report.unfiltered)} unfiltered"
-    )
+    many, name = len(report.sites), type(report.model).__name__
+    about = "".join(f"; {what}: {where}" for what, where in report.about.items())
+    return f"{name}: {many} sampling place{'s' * (many != 1)}, {len(report.unfiltered)} unfiltered{about}"
 
 
 def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, width: int = 160) -> str:
@@ -75,10 +74,11 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     sites = report.sites
     names = [as_drawn(s.name) for s in sites]
     maps = report.heatmaps() if heatmaps and sites else None
-    columns = min(6, max(1, len(sites)))
+    columns = min(6, max(1, len(sites)))  # of heat maps
     rows = -(-len(sites) // columns) if maps is not None else 0
     bars = max(2.0, 0.3 * len(sites) + 1)
     figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
+    figure.suptitle(as_drawn(summary(report)), fontsize=10)
     grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
     colours = ["tab:blue" if s.filtered else "tab:red" for s in sites]
     titles = ("energy above the new Nyquist limit", "equivariance error")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -210,7 +211,8 @@ def _source() -> str:
 
 
 def as_args(example_input: Any) -> tuple[Any, ...]:
-    return tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    """The arguments of a call: a tuple has several, a list or dict (of a detector's pictures) is one."""
+    return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
 @contextmanager
@@ -226,11 +228,24 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             m.training = True
 
 
+def uninitialised(model: nn.Module) -> bool:
+    """Whether it has lazy modules that have not seen an input."""
+    return any(map(is_lazy, (*model.parameters(), *model.buffers())))
+
+
+def initialise(model: nn.Module, example_input: Any) -> None:
+    """Lets lazy modules see an input, as any first run does: a tape of that run would be of their making."""
+    if uninitialised(model):
+        with undisturbed(model):
+            model(*as_args(example_input))
+
+
 def record(
     model: nn.Module, example_input: Any, observers: Mapping[Node, Observer] | None = None,
     evaluate: Observer | None = None, stop: bool = False,
 ) -> Tape:  # fmt: skip
     """The tape of ``model(*example_input)``, in eval mode; the arguments are those of `Recorder`."""
+    initialise(model, example_input)
     recorder = Recorder(model, observers, evaluate, stop)
     with undisturbed(model), recorder, suppress(_Enough):
         model(*as_args(example_input))

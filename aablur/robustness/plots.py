@@ -79,9 +79,13 @@ def plot(results: Sequence[Result], path: str | PathLike[str] | None = None) -> 
     all_panels = panels(results)
     if not all_panels:
         raise ValueError("plot: nothing that was measured has a figure")
+    origins = {r.model: (r.settings.get("weights"), r.settings.get("data")) for r in results}
+    said = [f"{model} (weights: {weights}; data: {data})" for model, (weights, data) in origins.items() if weights]
     columns = min(2, len(all_panels))
     rows = math.ceil(len(all_panels) / columns)
     made = figures.Figure(figsize=(7.2 * columns, 3.9 * rows), layout="constrained")
+    if said:
+        made.suptitle(as_drawn("\n".join(said)), fontsize=9)
     for i, (title, _, _, draw) in enumerate(all_panels):
         ax = made.add_subplot(rows, columns, i + 1)
         ax.set_title(as_drawn(title), fontsize=10)

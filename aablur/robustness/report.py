@@ -10,6 +10,7 @@ from html import escape
 from os import PathLike
 
 from ..files import write_text
+from ..models.loading import RANDOM
 from .corruptions import ALEXNET
 from .plots import figure, panels
 from .result import Result, Value
@@ -66,6 +67,7 @@ def report(results: Sequence[Result], path: str | PathLike[str], title: str = "R
 
 def _warnings(results: Sequence[Result]) -> list[str]:
     said = [f"{r.model}: interrupted; the values are those of {r.images} images." for r in results if not r.complete]
+    said += [f"{r.model}: the weights are random." for r in results if r.settings.get("weights") == RANDOM]
     said += [
         f"{r.model}: {len(r.skipped)} images could not be read, and are left out: "
         + "; ".join(f"number {i} ({reason})" for i, reason in list(r.skipped.items())[:5])

@@ -124,12 +124,20 @@ class Result:
 
     @classmethod
     def from_json(cls, path: str | PathLike[str]) -> Result:
-        stored = json.loads(Path(path).read_text())
-        for name, m in stored["measurements"].items():
-            m["values"] = {s: [Value(**v) for v in values] for s, values in m["values"].items()}
-            stored["measurements"][name] = Measurement(**m)
-        stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
-        return cls(**stored)
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            stored = json.loads(Path(path).read_text())
+            for name, m in stored["measurements"].items():
+                m["values"] = {s: [Value(**v) for v in values] for s, values in m["values"].items()}
+                stored["measurements"][name] = Measurement(**m)
+            stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
+            return cls(**stored)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"from_json: {path} is not a result: {error!r}") from error
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """The rows of `rows`."""

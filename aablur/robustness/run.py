@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..geometry import shown
 from ..version import __version__
 from .batches import Labelled, Source, after
 from .classifier import Classifier
@@ -109,7 +110,7 @@ def _check(
 ) -> None:
     for p in chosen:
         if not isinstance(p, Perturbation):
-            raise TypeError(f"measure: perturbations must hold Perturbation objects, got {p!r}")
+            raise TypeError(f"measure: perturbations must hold Perturbation objects, got {shown(p)}")
     names = [p.name for p in chosen]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"measure: perturbations must be one or more, of different names, got {names}")
@@ -125,7 +126,7 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2 or not all(isinstance(n, int) and n > 0 for n in both):
-        raise ValueError(f"measure: size must be a positive int or (height, width), got {size!r}")
+        raise ValueError(f"measure: size must be a positive int or (height, width), got {shown(size)}")
     return both
 
 

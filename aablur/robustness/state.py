@@ -46,18 +46,21 @@ class State:
             return cls(fingerprint)
         try:
             stored = json.loads(path.read_text())
-            version = stored.pop("version")
-        except (ValueError, KeyError, AttributeError) as error:
+            if (version := stored.pop("version")) != VERSION:
+                raise ValueError(f"its version is {version}, not {VERSION}")
+            stored["sums"] = {p: {s: Sum(**found) for s, found in of.items()} for p, of in stored["sums"].items()}
+            stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
+            state = cls(**stored)
+            ours, theirs = _flat(json.loads(json.dumps(fingerprint))), _flat(state.fingerprint)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"measure: {path} is not the state of a run: {error!r}") from error
-        if version != VERSION:
-            raise ValueError(f"measure: {path} has version {version} of the state, not {VERSION}")
-        ours, theirs = _flat(json.loads(json.dumps(fingerprint))), _flat(stored["fingerprint"])
         if changed := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             said = "; ".join(f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in changed)
-            raise ValueError(f"measure: {path} is of another run ({said}): give another state file, or remove it")
-        stored["sums"] = {p: {s: Sum(**found) for s, found in of.items()} for p, of in stored["sums"].items()}
-        stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
-        return cls(**stored)
+            raise ValueError(
+                f"measure: {path} is of another run ({said}): give another state file, or remove it "
+                "(--fresh in a shell)"
+            )
+        return state
 
 
 def state_path(state: str | os.PathLike[str], rank: int, world: int) -> Path:
