@@ -303,6 +303,68 @@ def test_an_input_of_its_own() -> None:
         audit(nn.Sequential(nn.Conv2d(5, 4, 3, 2), nn.Linear(7, 2)))
 
 
+class Detector(nn.Module):
+    """Takes pictures of several sizes: a list, a dict, or a list of dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2))
+
+    def forward(self, pictures: Any, scale: float = 1.0) -> list[Tensor]:
+        if isinstance(pictures, dict):
+            pictures = pictures["pictures"]
+        return [self.body(scale * (p["picture"] if isinstance(p, dict) else p)[None]) for p in pictures]
+
+
+def test_lists_and_dicts_are_arguments() -> None:
+    pictures = [torch.randn(3, 16, 24), torch.randn(3, 20, 20)]
+    for example in (pictures, {"pictures": pictures}, [{"picture": p} for p in pictures], (pictures,), (pictures, 2.0)):
+        report = audit(Detector(), example)
+        assert [(s.kind, s.map_size) for s in report.sites] == [
+            ("conv", (16, 24)), ("max_pool", (8, 12)), ("conv", (20, 20)), ("max_pool", (10, 10))
+        ]  # fmt: skip
+        assert all(s.aliasing is not None for s in report.sites)
+        with pytest.raises(ValueError, match="heatmaps: the model's input must be") as caught:
+            report.heatmaps()
+        assert len(str(caught.value)) < 600 and "tensor(" not in str(caught.value)
+
+
+LAZY = {
+    "lazy": lambda: nn.Sequential(
+        nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)
+    ),
+    "partly": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAZY)
+@pytest.mark.parametrize("given", [True, False])
+def test_lazy_modules_see_the_input(name: str, given: bool) -> None:
+    model = LAZY[name]().train()
+    random = torch.get_rng_state()
+    report = audit(model, torch.randn(2, 3, 32, 32, generator=torch.Generator()) if given else None)
+    assert [s.kind for s in report.sites] == ["conv", "max_pool"] and report.sites[1].aliasing
+    assert torch.equal(random, torch.get_rng_state()) and all(m.training for m in model.modules())
+    model(report.example_input[0].expand(2, -1, -1, -1)).sum().backward()  # what was made can be trained
+
+
+def test_messages_hold_no_tensors() -> None:
+    x = torch.randn(1, 3, 32, 32)
+    for call in (
+        lambda: audit(nn.MaxPool2d(2), x, shift=x), lambda: audit(nn.MaxPool2d(2), {"x": [1, "a"]}),
+        lambda: audit(nn.MaxPool2d(2), [x.numpy()]), lambda: aablur.accelerate(nn.MaxPool2d(2), fuse_max=x),
+        lambda: aablur.blur_pool2d(x, stride=x), lambda: aablur.blur_pool2d(x, 3, 1, [x, 2]),
+        lambda: aablur.nn.BlurPool2d(channels=x), lambda: aablur.blur_pool2d(x, {"taps": x}),
+        lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], [x]),
+        lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], mean=x[0, 0, 0] / 0, std=1.0),
+        lambda: aablur.robustness.ShiftPairs(range=x),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        said = str(caught.value)
+        assert len(said) < 400 and "\n" not in said and "tensor(" not in said, said
+
+
 def test_bad_input() -> None:
     with pytest.raises(TypeError, match="model must be a torch"):
         audit(3)  # pyright: ignore
