@@ -24,6 +24,7 @@ import aablur
 from aablur.models import aliasing
 from aablur.models.audit import audit
 from aablur.models.circular import wrap
+from aablur.models.show import cells
 from aablur.models.sites import Site
 
 assert peers
@@ -39,6 +40,10 @@ def test_places_of_real_networks(entry: Entry) -> None:
     found = audit(entry.build(), torch.randn(1, 3, entry.size, entry.size), measure=False).sites
     assert [(s.name, s.kind, s.stride) for s in found] == [(n, k, (s, s)) for n, k, s in entry.sites]
     assert {s.filter for s in found if s.kind != "avg_pool"} <= {None}
+
+
+def _grid(height: int, width: int) -> Tensor:
+    return F.affine_grid(torch.eye(2, 3).expand(2, -1, -1), [2, 4, height, width], align_corners=False)
 
 
 KINDS = {
@@ -65,6 +70,22 @@ KINDS = {
     "unfold": (lambda x: F.unfold(x, 3, stride=2), (2, 2), (16, 16)),
     "unfold of an axis": (lambda x: x.unfold(3, 4, 4), (4,), (16,)),
     "max_pool by keywords": (lambda x: F.max_pool2d(input=x, kernel_size=2), (2, 2), (16, 16)),
+    "index": (lambda x: x.index_select(2, torch.arange(1, 16, 2)), (2,), (16,)),
+    "index by keywords": (lambda x: torch.index_select(input=x, dim=-1, index=torch.arange(0, 16, 4)), (4,), (16,)),
+    "index tensor": (lambda x: x[:, :, torch.arange(0, 16, 2)], (2,), (16,)),
+    "index tensors": (
+        lambda x: x[..., torch.arange(0, 16, 2)[:, None], torch.arange(0, 16, 3)[None]], (2, 3), (16, 16)
+    ),
+    "index of two": (lambda x: x[:, :, :, torch.arange(0, 16, 2)][:, :, 1:], (2,), (16,)),
+    "index uneven": (lambda x: x[:, :, torch.tensor([0, 1, 4, 6, 9, 10, 15])], (2.5,), (16,)),
+    "as_strided": (lambda x: torch.as_strided(x, (2, 4, 8, 4), (1024, 256, 32, 4)), (2, 4), (16, 16)),
+    "grid_sample": (lambda x: F.grid_sample(x, _grid(8, 8), align_corners=False), (2.0, 2.0), (16, 16)),
+    "fractional_pool": (lambda x: F.fractional_max_pool2d(x, 2, output_size=(8, 10)), (2.0, 1.6), (16, 16)),
+    "fractional_pool module": (lambda x: nn.FractionalMaxPool2d(2, output_ratio=0.5)(x), (2.0, 2.0), (16, 16)),
+    "reduce mean": (lambda x: x.view(2, 4, 8, 2, 4, 4).mean((3, 5)), (2, 4), (16, 16)),
+    "reduce amax": (lambda x: x.reshape(2, 4, 8, 2, 8, 2).amax(dim=(-1, -3)), (2, 2), (16, 16)),
+    "reduce an axis": (lambda x: x.unflatten(2, (8, 2)).max(3).values, (2,), (16,)),
+    "reduce the last": (lambda x: torch.mean(x.view(2, 4, 16, 4, 4), dim=-1), (4,), (16,)),
     "interpolate": (lambda x: F.interpolate(x, scale_factor=0.5), (2.0, 2.0), (16, 16)),
     "interpolate size": (lambda x: F.interpolate(x, (20, 10), mode="bilinear"), (1.6,), (16,)),
 }  # fmt: skip
@@ -105,6 +126,28 @@ NONE = {
     "heads": _heads,
     "shuffled channels": lambda x: x.view(2, 2, 2, 16, 16).transpose(1, 2).reshape(2, 4, 16, 16),
     "pixel shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "3-D windows of attention": lambda x: (
+        (x.view(1, 2, 16, 16, 4) + 0).view(1, 1, 2, 4, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, 32, 4)
+    ),
+    "3-D windows, not merged with the batch": lambda x: (
+        (x.view(1, 2, 16, 16, 4) + 0).view(1, 1, 2, 4, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(1, 16, 32, 4)
+    ),
+    "windows as high as the map": lambda x: (
+        x.permute(0, 2, 3, 1).reshape(2, 1, 16, 4, 4, 4).permute(0, 1, 3, 2, 4, 5).reshape(-1, 64, 4)
+    ),
+    "a window by an index": lambda x: x[:, :, torch.arange(3, 9)],
+    "a shuffle": lambda x: x[:, :, torch.arange(16).flip(0)].index_select(3, torch.tensor([3, 1, 2])),
+    "a table": lambda x: x.new_ones(9, 4)[torch.arange(0, 9, 2)].sum() + x,
+    "channels by an index": lambda x: x.index_select(1, torch.arange(0, 4, 2)),
+    "pictures by an index": lambda x: x[torch.tensor([0, 2, 3][:1])],
+    "a mask": lambda x: x[:, :, torch.arange(16) % 2 == 5],
+    "as_strided windows": lambda x: torch.as_strided(x, (2, 4, 14, 14, 3, 3), (1024, 256, 16, 1, 16, 1)),
+    "grid of every pixel": lambda x: F.grid_sample(x, _grid(16, 16), align_corners=False),
+    "a finer grid": lambda x: F.grid_sample(x, _grid(32, 24), align_corners=False),
+    "groups of channels": lambda x: x.view(2, 2, 2, 16, 16).mean((2, 3, 4)),
+    "groups of channels, maximum": lambda x: x.view(2, 2, 2, 16, 16).amax(2),
+    "heads of tokens": lambda x: x.view(2, 16, 64).view(2, 16, 8, 8).sum(-1),
+    "whole axes": lambda x: x.view(2, 4, 16, 4, 4).mean((3, 4)),
     "map to tokens and back": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(2, 4, 16, 16),
 }
 
@@ -112,6 +155,39 @@ NONE = {
 @pytest.mark.parametrize("name", NONE)
 def test_what_is_no_sampling(name: str) -> None:
     assert sites(NONE[name]) == []
+
+
+BINOMIAL = torch.tensor([0.25, 0.5, 0.25])
+
+
+def _plane(taps: Tensor) -> Tensor:
+    return taps.outer(taps).expand(4, 1, -1, -1)
+
+
+def _depthwise(x: Tensor, taps: Tensor, stride: int = 1) -> Tensor:
+    return F.conv2d(x, _plane(taps), stride=stride, groups=4)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3), groups=4)
+
+
+def _columns(x: Tensor) -> Tensor:
+    return F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3).mT, groups=4)
+
+
+def _sinc(stride: int, reach: int = 6) -> Tensor:
+    """With negative lobes, under a Hann window."""
+    taps = torch.sinc(torch.arange(-reach, reach + 1) / stride) * torch.hann_window(2 * reach + 3, periodic=False)[1:-1]
+    return taps / taps.sum()
+
+
+def _upfirdn(x: Tensor, taps: Tensor) -> Tensor:
+    """Zeros put in (none here), padded, one filter for all planes of all pictures, a gain, every other pixel kept."""
+    n, c, h, w = x.shape
+    x = F.pad(x.reshape(n * c, h, 1, w, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)).reshape(n * c, 1, h, w)
+    x = F.conv2d(F.pad(x, (1, 1, 1, 1)), taps.outer(taps)[None, None].flip(2, 3)) * 4.0
+    return x.reshape(n, c, h, w)[:, :, ::2, ::2]
 
 
 FILTERS: dict[str, tuple[nn.Module, str | None]] = {
@@ -126,6 +202,58 @@ FILTERS: dict[str, tuple[nn.Module, str | None]] = {
     "composer convolution": (BlurConv2d(4, 4, 3, stride=2, padding=1), "blur"),
     "average": (nn.AvgPool2d(2), "average"),
     "average before a convolution": (nn.Sequential(nn.AvgPool2d(3, 1), nn.Conv2d(4, 4, 3, 2)), "average"),
+    "average of one pixel": (nn.AvgPool2d(1, 2), None),
+    "average, too small": (nn.AvgPool2d(2, 4), "weak"),
+    "averages, one after the other": (nn.Sequential(nn.AvgPool2d(2, 1), nn.AvgPool2d(2)), "blur"),
+    "average of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).mean((3, 5))), "average"),
+    "maximum of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).amax((3, 5))), None),
+    "3 taps, stride 3": (aablur.nn.BlurPool2d(3, 3), "weak"),
+    "3 taps, stride 4": (aablur.nn.BlurPool2d(3, 4), "weak"),
+    "3 taps, stride 8": (aablur.nn.BlurPool2d(3, 8), "weak"),
+    "9 taps, stride 4": (aablur.nn.BlurPool2d(9, 4), "blur"),
+    "2 taps, stride 8": (aablur.nn.BlurPool2d(2, 8), None),
+    "3 taps along one axis": (aablur.nn.BlurPool2d((3, 1)), None),
+    "taps of a tensor": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([0.25, 0.5, 0.25]))), "blur"),
+    "taps of a high-pass filter": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([-0.5, 1.5, 0.0]))), None),
+    "antialiased_cnns, stride 8": (antialiased_cnns.BlurPool(4, stride=8), "weak"),
+    "3 taps before stride 8": (nn.Sequential(aablur.nn.BlurPool2d(stride=1), nn.Conv2d(4, 4, 8, 8)), "weak"),
+    "two blurs before": (
+        nn.Sequential(aablur.nn.BlurPool2d(stride=1), aablur.nn.BlurPool2d(stride=1), nn.Conv2d(4, 4, 4, 3)),
+        "blur",
+    ),
+    "a strided blur before": (nn.Sequential(aablur.nn.BlurPool2d(stride=2), nn.Conv2d(4, 4, 3)), "blur"),
+    "sinc": (Run(lambda x: _depthwise(x, _sinc(2), 2)), "blur"),
+    "sinc, then a convolution": (
+        Run(lambda x: F.conv2d(_depthwise(x, _sinc(2)), torch.ones(4, 4, 3, 3), stride=2)),
+        "blur",
+    ),
+    "sinc of another stride": (Run(lambda x: _depthwise(x, _sinc(2), 8)), None),
+    "a comb": (Run(lambda x: _depthwise(x, torch.tensor([0.5, 0.0, 0.5]), 2)), None),
+    "a dilated blur": (Run(lambda x: F.conv2d(x, _plane(BINOMIAL), stride=2, dilation=2, groups=4)), None),
+    "unequal channels": (
+        Run(lambda x: F.conv2d(x, torch.cat([_plane(BINOMIAL)[:3], torch.randn(1, 1, 3, 3)]), stride=2, groups=4)),
+        None,
+    ),
+    "rows, then columns": (Run(lambda x: _columns(_rows(x))[..., ::2, ::2]), "blur"),
+    "rows alone": (Run(lambda x: _rows(x)[..., ::2, ::2]), None),
+    "rows alone, stride of rows": (Run(lambda x: _rows(x)[..., ::2]), "blur"),
+    "rows with a stride": (Run(lambda x: F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3), stride=(1, 2), groups=4)), "blur"),
+    "a view between": (Run(lambda x: _depthwise(x, BINOMIAL).flatten(1).view(2, 4, 14, 14)[..., ::2, ::2]), "blur"),
+    "tokens between": (
+        Run(
+            lambda x: (
+                _depthwise(x, BINOMIAL).flatten(2).transpose(1, 2).transpose(1, 2).reshape(2, 4, 14, 14)[..., ::2, ::2]
+            )
+        ),
+        "blur",
+    ),
+    "a view that moves pixels": (Run(lambda x: _depthwise(x, BINOMIAL).reshape(2, 4, 7, 28)[..., ::2]), None),
+    "channels last": (Run(lambda x: _depthwise(x, BINOMIAL).permute(0, 2, 3, 1)[:, ::2, ::2]), "blur"),
+    "upfirdn": (Run(lambda x: _upfirdn(x, BINOMIAL)), "blur"),
+    "upfirdn, separable": (
+        Run(lambda x: 4 * _columns(F.pad(_rows(x), (0, 0, 1, 1)))[..., 2:, 2:][..., ::2, ::2]),
+        "blur",
+    ),
     "depthwise": (nn.Conv2d(4, 4, 3, 2, groups=4), None),
     "antialias=True": (Run(lambda x: F.interpolate(x, (8, 8), mode="bilinear", antialias=True)), "blur"),
 }
@@ -134,7 +262,7 @@ FILTERS: dict[str, tuple[nn.Module, str | None]] = {
 @pytest.mark.parametrize("name", FILTERS)
 def test_what_is_filtered_already(name: str) -> None:
     model, expected = FILTERS[name]
-    (site,) = sites(model)
+    *_, site = sites(model)
     assert site.filter == expected and site.filtered == (expected is not None)
 
 
@@ -276,6 +404,16 @@ def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     report = audit(Functional(), torch.randn(1, 3, 32, 32))
     monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
     assert "conv2" in str(report) and "┃" not in str(report)
+
+
+def test_one_pixel_cannot_be_measured() -> None:
+    """Whatever it is shifted by, it is the same: a dash, no zero."""
+    for model in (nn.MaxPool2d(2), nn.Conv2d(4, 4, 2, 2), aablur.nn.BlurPool2d(), nn.AdaptiveAvgPool2d((1, 1)),
+                  Run(lambda x: x[..., ::2, ::2]), Run(lambda x: F.interpolate(x, scale_factor=0.5))):  # fmt: skip
+        report = audit(model, torch.randn(1, 4, 2, 2))
+        assert all(s.equivariance is None for s in report.sites)
+        assert all(row[6] == "-" for row in cells(report))
+    assert audit(nn.MaxPool2d(2), torch.randn(1, 4, 2, 4)).sites[0].equivariance is not None
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:

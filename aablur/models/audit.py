@@ -143,7 +143,7 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
     if not isinstance(shift, int) or isinstance(shift, bool) or shift < 1:
         raise ValueError(f"audit: shift must be a positive int, got {shown(shift)}")
     args = example_for(model, example_input, "audit")
-    sites = find_sites(record(model, args))
+    sites = find_sites(record(model, args), every=True)
     if measure and sites:
         torus = Torus()
 

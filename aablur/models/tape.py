@@ -156,6 +156,14 @@ class Recorder(TorchFunctionMode):
     def _facts(self, node: Node, args: Any, kwargs: Any) -> None:
         if node.op.startswith("conv") and (weight := args[1] if len(args) > 1 else kwargs.get("weight")) is not None:
             node.facts["weight"] = weight.detach()
+        if "blur_pool" in node.op:
+            node.facts["taps"] = kwargs["taps"]
+        if node.op in ("index_select", "__getitem__"):
+            node.facts["positions"] = _positions(args, kwargs)
+        if node.op == "as_strided":
+            node.facts["strides"] = args[0].stride()
+        if node.op == "grid_sample":
+            node.facts["distances"] = _distances(args[0], args[1] if len(args) > 1 else kwargs["grid"])
 
     # ---- modules
 
@@ -194,6 +202,43 @@ class Recorder(TorchFunctionMode):
         for handle in self._handles:
             handle.remove()
         super().__exit__(*exc)
+
+
+def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
+    """(axis from the end, positions) of the tensors of whole numbers, each along one axis, that index a tensor."""
+    x = args[0]
+    if not isinstance(x, Tensor):
+        return []
+    if not isinstance(args[1] if len(args) > 1 else None, tuple):  # index_select(x, dim, index), or x[index]
+        named = [*args[1:], *(kwargs[key] for key in ("dim", "index") if key in kwargs)]
+        pairs = [(named[0] if len(named) > 1 else 0, named[-1])]
+    else:
+        index = args[1]
+        used = sum(i is not None and i is not Ellipsis for i in index)
+        pairs, axis = [], 0
+        for i in index:
+            pairs.append((axis, i))
+            axis += x.ndim - used if i is Ellipsis else i is not None
+    found = []
+    for axis, i in pairs:
+        if (
+            isinstance(i, Tensor)
+            and not i.is_floating_point()
+            and i.dtype != torch.bool
+            and i.numel() == max(i.shape, default=0)
+        ):
+            found.append((axis if axis < 0 else axis - x.ndim, i.flatten().tolist()))
+    return found
+
+
+def _distances(x: Tensor, grid: Tensor) -> tuple[float, ...]:
+    """How far neighbouring points of a grid are apart along each axis, in pixels: the median."""
+    rank, found = grid.shape[-1], []
+    for k in range(rank):  # the last coordinate of a point is along the first axis
+        points = grid[..., rank - 1 - k].detach().float()
+        steps = points.diff(dim=k + 1).abs()
+        found.append(float(steps.median()) * x.shape[k + 2] / 2 if steps.numel() else 1.0)
+    return tuple(found)
 
 
 def _source() -> str:
