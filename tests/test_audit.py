@@ -266,6 +266,66 @@ def test_what_is_filtered_already(name: str) -> None:
     assert site.filter == expected and site.filtered == (expected is not None)
 
 
+UPSAMPLING: dict[str, tuple[nn.Module, str | None, tuple[float, ...], str | None]] = {
+    "transposed": (nn.ConvTranspose2d(4, 4, 2, 2), "conv_transpose", (2, 2), None),
+    "transposed in 1-D": (
+        Run(lambda x: F.conv_transpose1d(x[:, :, 0], torch.randn(4, 4, 3), stride=3)),
+        "conv_transpose",
+        (3,),
+        None,
+    ),
+    "transposed, bilinear": (
+        Run(lambda x: F.conv_transpose2d(x, 4 * _plane(BINOMIAL), stride=2, groups=4)),
+        "conv_transpose",
+        (2, 2),
+        "blur",
+    ),
+    "transposed at stride 1": (nn.ConvTranspose2d(4, 4, 3), None, (), None),
+    "transposed, then blurred": (
+        nn.Sequential(nn.ConvTranspose2d(4, 4, 2, 2), aablur.nn.BlurPool2d(stride=1)),
+        "conv_transpose",
+        (2, 2),
+        "blur",
+    ),
+    "nearest": (nn.Upsample(scale_factor=2), "nearest", (2, 2), "average"),
+    "nearest exact, other sizes": (
+        Run(lambda x: F.interpolate(x, (48, 32), mode="nearest-exact")),
+        "nearest",
+        (3, 2),
+        "average",
+    ),
+    "nearest, then blurred": (
+        nn.Sequential(nn.Upsample(scale_factor=2), aablur.nn.BlurPool2d(stride=1)),
+        "nearest",
+        (2, 2),
+        "blur",
+    ),
+    "repeated": (Run(lambda x: x.repeat_interleave(2, -1)), "nearest", (1, 2), "average"),
+    "repeated pictures": (Run(lambda x: x.repeat_interleave(2, 0)), None, (), None),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), None, (), None),
+    "zeros": (Run(lambda x: _zeros_between(x)), "zeros", (2, 2), None),
+    "zeros, then blurred": (Run(lambda x: _depthwise(_zeros_between(x), BINOMIAL)), "zeros", (2, 2), "blur"),
+    "unpooled": (Run(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), "zeros", (2, 2), None),
+    "a border of zeros": (Run(lambda x: F.pad(x, (1, 1, 1, 1))), None, (), None),
+    "a border of one pixel": (Run(lambda x: F.pad(x[..., :1], (0, 3)).flatten(1)), None, (), None),
+    "pixel shuffle": (nn.PixelShuffle(2), None, (), None),
+}
+
+
+def _zeros_between(x: Tensor) -> Tensor:
+    return F.pad(x.reshape(2, 4, 16, 1, 16, 1), (0, 1, 0, 0, 0, 1)).reshape(2, 4, 32, 32)
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_upsampling_is_named(name: str) -> None:
+    model, kind, factor, expected = UPSAMPLING[name]
+    report = audit(model, torch.randn(2, 4, 16, 16))
+    found = [(u.kind, u.factor, u.filter) for u in report.upsampling]
+    assert found == ([] if kind is None else [(kind, factor, expected)])
+    assert ("Upsampling" in str(report)) == bool(found) == bool(json.loads(report.to_json())["upsampling"])
+    assert all(u.source for u in report.upsampling)
+
+
 # ---- the figures ---------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .circular import Torus
 from .example import NOISE, example_for
 from .sites import Site, find_sites
 from .tape import Node, as_args, record
+from .upsampling import Upsampling, find_upsampling
 
 FIELDS = (
     "name", "kind", "source", "stride", "map_size", "out_size", "channels", "filter", "aliasing", "equivariance",
@@ -26,7 +27,8 @@ FIELDS = (
 
 @dataclass(eq=False)
 class Report:
-    """What `audit` found: ``sites``, one entry a sampling place, in the order in which the model runs.
+    """What `audit` found: ``sites``, one entry a sampling place, in the order in which the model runs, and likewise
+    ``upsampling``.
 
     ``print(report)`` is a table, ``report.to_json()`` the same as text, ``report.plot(path)`` a picture with bars a
     site and the heat maps of `heatmaps`.
@@ -35,6 +37,7 @@ class Report:
     model: nn.Module
     example_input: tuple[Any, ...]
     sites: list[Site]
+    upsampling: list[Upsampling] = field(default_factory=list)  # where images of the spectrum may appear
     about: dict[str, str] = field(default_factory=dict)  # where the weights and the input come from, if that is known
 
     @property
@@ -48,7 +51,15 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The sites as JSON text; also written to ``path`` if one is given."""
-        text = json.dumps({"model": type(self.model).__name__, **self.about, "sites": self.rows()}, indent=1)
+        text = json.dumps(
+            {
+                "model": type(self.model).__name__,
+                **self.about,
+                "sites": self.rows(),
+                "upsampling": [asdict(u) for u in self.upsampling],
+            },
+            indent=1,
+        )
         if path is not None:
             write_text(path, text + "\n")
         return text
@@ -131,7 +142,8 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
         measure: False leaves ``aliasing`` and ``equivariance`` None, and runs the model once.
 
     Returns:
-        A `Report`; ``report.sites`` has one `sites.Site` a place.
+        A `Report`; ``report.sites`` has one `sites.Site` a place, ``report.upsampling`` one `Upsampling` a place
+        where a map becomes larger by zeros or copies.
 
     Raises:
         TypeError, ValueError: ``model`` is no module, or it does not run on the input.
@@ -143,7 +155,8 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
     if not isinstance(shift, int) or isinstance(shift, bool) or shift < 1:
         raise ValueError(f"audit: shift must be a positive int, got {shown(shift)}")
     args = example_for(model, example_input, "audit")
-    sites = find_sites(record(model, args), every=True)
+    tape = record(model, args)
+    sites = find_sites(tape, every=True)
     if measure and sites:
         torus = Torus()
 
@@ -155,7 +168,8 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
             return run
 
         record(model, args, {site.node: watch(site) for site in sites}, _noting_pads(torus), stop=True)
-    return Report(model, as_args(args), sites, {"input": NOISE} if example_input is None else {})
+    about = {"input": NOISE} if example_input is None else {}
+    return Report(model, as_args(args), sites, find_upsampling(tape), about)
 
 
 def _noting_pads(torus: Torus) -> Any:

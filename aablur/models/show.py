@@ -58,7 +58,11 @@ def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, wid
 
 
 def as_text(report: Report) -> str:
-    return text_table(HEADINGS, cells(report), summary(report))
+    tables = [text_table(HEADINGS, cells(report), summary(report))]
+    if report.upsampling:
+        rows = [[u.name, u.kind, by(u.factor), u.filter or "none", u.source] for u in report.upsampling]
+        tables.append(text_table(("where", "what", "factor", "filter", "source"), rows, "Upsampling"))
+    return "\n".join(tables)
 
 
 def as_drawn(text: str) -> str:
@@ -80,7 +84,8 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
     figure.suptitle(as_drawn(summary(report)), fontsize=10)
     grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
-    colours = ["tab:blue" if s.filtered else "tab:red" for s in sites]
+    colour_of = {None: "tab:red", "weak": "tab:orange"}
+    colours = [colour_of.get(s.filter, "tab:blue") for s in sites]
     titles = ("energy above the new Nyquist limit", "equivariance error")
     for i, (title, key) in enumerate(zip(titles, ("aliasing", "equivariance"), strict=True)):
         ax = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
@@ -88,8 +93,10 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
         ax.set_yticks(range(len(sites)), names if i == 0 else [""] * len(sites), fontsize=8)
         ax.invert_yaxis()
         ax.set_title(title, fontsize=10)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in ("tab:red", "tab:blue")]
-    figure.axes[1].legend(handles, ["no filter", "filtered"], fontsize=8, loc="lower right")
+    names_of = {"tab:red": "no filter", "tab:orange": "weak filter", "tab:blue": "filtered"}
+    shown = [c for c in names_of if c in colours]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in shown]
+    figure.axes[1].legend(handles, [names_of[c] for c in shown], fontsize=8, loc="lower right")
     image = None
     if maps is not None:
         top = max(1e-6, float(maps.nan_to_num().max()))

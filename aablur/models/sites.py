@@ -325,13 +325,10 @@ def filters_before(node: Node, tape: Tape) -> list[filters.Filter]:
     shape: tuple[int, ...] | None = None  # of the map after reshapes, which must leave the filtered axes as they are
     while (source := node.args[0].node if node.args and isinstance(node.args[0], Ref) else None) is not None:
         node = tape.nodes[source]
-        if node.op in RESHAPES:
-            shape = shape or node.shape
+        if is_handed_on(node):
+            shape = shape or (node.shape if node.op in RESHAPES else None)
             continue
-        if node.op in TRANSPARENT or (node.op in _SCALES and len(node.inputs) == 1) or _crops(node):
-            continue
-        read = _read(node, tape) if node.op.startswith(("conv", "avg_pool", "blur_pool", "max_blur_pool")) else None
-        mine = read.get("filters", []) if read and all(s == 1 for s in read["stride"]) else []
+        mine = read_filters(node, tape)
         rank = len(mine[0].power) if mine else 0
         if not mine or (shape and node.shape[-rank:] not in (shape[-rank:], shape[-rank - 1 : -1])):
             break
@@ -339,6 +336,17 @@ def filters_before(node: Node, tape: Tape) -> list[filters.Filter]:
         if node.op.startswith("max"):
             break
     return found
+
+
+def is_handed_on(node: Node) -> bool:
+    """Whether a node hands a map on pixel by pixel: filters before and after it are one after the other."""
+    return node.op in TRANSPARENT | RESHAPES or (node.op in _SCALES and len(node.inputs) == 1) or _crops(node)
+
+
+def read_filters(node: Node, tape: Tape) -> list[filters.Filter]:
+    """What a node at stride 1 filters."""
+    read = _read(node, tape) if node.op.startswith(("conv", "avg_pool", "blur_pool", "max_blur_pool")) else None
+    return read.get("filters", []) if read and all(s == 1 for s in read["stride"]) else []
 
 
 def _crops(node: Node) -> bool:
