@@ -4,7 +4,7 @@ import importlib
 import typing
 
 from . import nn
-from .backends import info
+from .backends import info, library_path
 from .functional import (
     blur_pool1d,
     blur_pool2d,
@@ -18,7 +18,7 @@ from .ops import backend, decompositions
 from .version import __version__
 
 if typing.TYPE_CHECKING:
-    from . import compat
+    from . import compat, robustness
     from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
 else:
 
@@ -26,8 +26,9 @@ else:
         """Import what works on whole models when it is first asked for: it takes longer than all the rest."""
         if name not in __all__:
             raise AttributeError(f"module 'aablur' has no attribute {name!r}")
-        home = importlib.import_module(".compat" if name == "compat" else ".models", __name__)
-        return globals().setdefault(name, home if name == "compat" else getattr(home, name))
+        is_module = name in ("compat", "robustness")
+        home = importlib.import_module(f".{name if is_module else 'models'}", __name__)
+        return globals().setdefault(name, home if is_module else getattr(home, name))
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
@@ -47,6 +48,7 @@ __all__ = [
     "decompositions",
     "fold",
     "info",
+    "library_path",
     "load_antialiased",
     "max_blur_pool1d",
     "max_blur_pool2d",
@@ -54,5 +56,6 @@ __all__ = [
     "nn",
     "repairs",
     "restore",
+    "robustness",
     "sensitivity",
 ]

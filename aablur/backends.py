@@ -17,9 +17,13 @@ _PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}  # device type -> bac
 _SEARCH = Path(__file__).parent / "libaablur.so"
 
 
+def _library() -> Path:
+    return Path(os.environ.get("AABLUR_LIBRARY", _SEARCH))
+
+
 def _load() -> str | None:
     """Loads the native library; returns why it could not, or None."""
-    path = Path(os.environ.get("AABLUR_LIBRARY", _SEARCH))
+    path = _library()
     if not path.exists():
         return (
             f"the native library was not built ({path.name} is missing): install a C++17 compiler and ninja, then "
@@ -98,6 +102,17 @@ def devices(backend: str) -> tuple[str, ...]:
     if backend == "triton":
         return ("cpu",) if interprets_triton() else ("cuda",)
     return tuple(DEVICE_KEYS) if backend == "reference" else (backend,)
+
+
+def library_path() -> Path:
+    """The native library, for C++ programs, which have the ops ``aablur::...`` once they have opened it.
+
+    Raises:
+        RuntimeError: there is none here, with the reason.
+    """
+    if _why_not_native is not None:
+        raise RuntimeError(f"library_path: {_why_not_native}")
+    return _library()
 
 
 def has_native() -> bool:

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import backends, decomposition, ops, reference
-from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial
+from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial, shown
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOATS = frozenset(_DTYPES)
@@ -142,7 +142,7 @@ def blur_pool(
         packed, taps_size = pack_taps(op, rank, taps, x)
         geometry = Geometry(op, taps_size, *arguments)
     if not isinstance(recompute, bool):
-        raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
+        raise TypeError(f"{op}: recompute must be a bool, got {shown(recompute)}")
     return run(x, packed, geometry, recompute)
 
 
@@ -271,7 +271,7 @@ _check_once = lru_cache(maxsize=1024)(_check)
 
 def check_taps_size(op: str, name: str, taps: Any) -> int:
     if not _is_int(taps):
-        raise TypeError(f"{op}: {name} must be an int or a tensor, or a tuple with one an axis, got {taps!r}")
+        raise TypeError(f"{op}: {name} must be an int or a tensor, or a tuple with one an axis, got {shown(taps)}")
     if not 1 <= taps <= LARGEST_BINOMIAL:
         raise ValueError(f"{op}: {name} must be from 1 to {LARGEST_BINOMIAL}, got {taps}")
     return taps

@@ -6,6 +6,7 @@ Nothing here imports torch: tensors are told by the caller, who has looked at th
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,20 @@ LARGEST_WINDOW_VOLUME = 65535  # an argmax code has 16 bits at most, one of them
 LARGEST = 2**31 - 1
 IDENTITY: Any = object()  # the window of no max at all
 _BLUR_NUMBERS, _MAX_BLUR_NUMBERS = 4, 7  # of an axis, as the ops take them: the first fields of Axis, or all
+
+
+class _Shown(reprlib.Repr):
+    maxtuple = maxlist = maxdict = 12
+    maxstring = maxother = 200
+
+    def repr1(self, x: Any, level: int) -> str:
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return f"{type(x).__name__} of shape {tuple(x.shape)}"
+        return super().repr1(x, level)
+
+
+shown = _Shown().repr
+"""A value as messages show it: tensors and arrays by their shape, long texts and containers cut short."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ def _is_int(value: Any) -> bool:
 
 def _whole(op: str, name: str, value: Any, low: int) -> int:
     if not _is_int(value):
-        raise TypeError(f"{op}: {name} must be an int, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{op}: {name} must be an int, got {shown(value)} of type {type(value).__name__}")
     if not low <= value <= LARGEST:
         raise ValueError(f"{op}: {name} must be from {low} to {LARGEST}, got {value}")
     return value
@@ -91,7 +106,7 @@ def per_axis(op: str, name: str, value: Any, rank: int, low: int) -> tuple[int, 
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != rank:
             raise ValueError(
-                f"{op}: {name} must be an int or {rank} of them ({', '.join(axis_names(rank))}), got {value!r}"
+                f"{op}: {name} must be an int or {rank} of them ({', '.join(axis_names(rank))}), got {shown(value)}"
             )
         return tuple(_whole(op, f"{name}[{i}]", v, low) for i, v in enumerate(value))
     return (_whole(op, name, value, low),) * rank
@@ -101,13 +116,13 @@ def _padding(op: str, value: Any, taps_size: Sequence[int]) -> tuple[tuple[int, 
     rank = len(taps_size)
     if isinstance(value, str):
         if value != "same":
-            raise ValueError(f"{op}: padding must be 'same', ints or (before, after) pairs, got {value!r}")
+            raise ValueError(f"{op}: padding must be 'same', ints or (before, after) pairs, got {shown(value)}")
         return tuple(((k - 1) // 2, k // 2) for k in taps_size)
     if isinstance(value, Sequence) and any(isinstance(v, Sequence) for v in value):
         if len(value) != rank or any(not isinstance(v, Sequence) or isinstance(v, str) or len(v) != 2 for v in value):
             raise ValueError(
                 f"{op}: padding must be 'same', an int, one int an axis or one (before, after) pair for each of "
-                f"{', '.join(axis_names(rank))}, got {value!r}"
+                f"{', '.join(axis_names(rank))}, got {shown(value)}"
             )
         return tuple(
             (_whole(op, f"padding[{i}][0]", before, -LARGEST), _whole(op, f"padding[{i}][1]", after, -LARGEST))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import has_torch_function_unary
 
 from . import functional
-from .geometry import Geometry, binomial
+from .geometry import Geometry, binomial, shown
 
 _LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
 
@@ -60,11 +60,11 @@ class _BlurPool(nn.Module):
         super().__init__()
         op = type(self).__name__
         if not isinstance(learnable, bool):
-            raise TypeError(f"{op}: learnable must be a bool, got {learnable!r}")
+            raise TypeError(f"{op}: learnable must be a bool, got {shown(learnable)}")
         if not isinstance(recompute, bool):
-            raise TypeError(f"{op}: recompute must be a bool, got {recompute!r}")
+            raise TypeError(f"{op}: recompute must be a bool, got {shown(recompute)}")
         if channels is not None and (not isinstance(channels, int) or isinstance(channels, bool) or channels < 1):
-            raise ValueError(f"{op}: channels must be a positive int or None, got {channels!r}")
+            raise ValueError(f"{op}: channels must be a positive int or None, got {shown(channels)}")
         rules = _constraints(op, constraints, learnable)
         self.stride, self.padding, self.padding_mode = stride, padding, padding_mode
         self.learnable, self.channels, self.recompute = learnable, channels, recompute

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import aablur
 from aablur.models import aliasing
 from aablur.models.audit import audit
 from aablur.models.circular import wrap
+from aablur.models.show import cells
 from aablur.models.sites import Site
 
 assert peers
@@ -38,6 +40,10 @@ def test_places_of_real_networks(entry: Entry) -> None:
     found = audit(entry.build(), torch.randn(1, 3, entry.size, entry.size), measure=False).sites
     assert [(s.name, s.kind, s.stride) for s in found] == [(n, k, (s, s)) for n, k, s in entry.sites]
     assert {s.filter for s in found if s.kind != "avg_pool"} <= {None}
+
+
+def _grid(height: int, width: int) -> Tensor:
+    return F.affine_grid(torch.eye(2, 3).expand(2, -1, -1), [2, 4, height, width], align_corners=False)
 
 
 KINDS = {
@@ -64,6 +70,22 @@ KINDS = {
     "unfold": (lambda x: F.unfold(x, 3, stride=2), (2, 2), (16, 16)),
     "unfold of an axis": (lambda x: x.unfold(3, 4, 4), (4,), (16,)),
     "max_pool by keywords": (lambda x: F.max_pool2d(input=x, kernel_size=2), (2, 2), (16, 16)),
+    "index": (lambda x: x.index_select(2, torch.arange(1, 16, 2)), (2,), (16,)),
+    "index by keywords": (lambda x: torch.index_select(input=x, dim=-1, index=torch.arange(0, 16, 4)), (4,), (16,)),
+    "index tensor": (lambda x: x[:, :, torch.arange(0, 16, 2)], (2,), (16,)),
+    "index tensors": (
+        lambda x: x[..., torch.arange(0, 16, 2)[:, None], torch.arange(0, 16, 3)[None]], (2, 3), (16, 16)
+    ),
+    "index of two": (lambda x: x[:, :, :, torch.arange(0, 16, 2)][:, :, 1:], (2,), (16,)),
+    "index uneven": (lambda x: x[:, :, torch.tensor([0, 1, 4, 6, 9, 10, 15])], (2.5,), (16,)),
+    "as_strided": (lambda x: torch.as_strided(x, (2, 4, 8, 4), (1024, 256, 32, 4)), (2, 4), (16, 16)),
+    "grid_sample": (lambda x: F.grid_sample(x, _grid(8, 8), align_corners=False), (2.0, 2.0), (16, 16)),
+    "fractional_pool": (lambda x: F.fractional_max_pool2d(x, 2, output_size=(8, 10)), (2.0, 1.6), (16, 16)),
+    "fractional_pool module": (lambda x: nn.FractionalMaxPool2d(2, output_ratio=0.5)(x), (2.0, 2.0), (16, 16)),
+    "reduce mean": (lambda x: x.view(2, 4, 8, 2, 4, 4).mean((3, 5)), (2, 4), (16, 16)),
+    "reduce amax": (lambda x: x.reshape(2, 4, 8, 2, 8, 2).amax(dim=(-1, -3)), (2, 2), (16, 16)),
+    "reduce an axis": (lambda x: x.unflatten(2, (8, 2)).max(3).values, (2,), (16,)),
+    "reduce the last": (lambda x: torch.mean(x.view(2, 4, 16, 4, 4), dim=-1), (4,), (16,)),
     "interpolate": (lambda x: F.interpolate(x, scale_factor=0.5), (2.0, 2.0), (16, 16)),
     "interpolate size": (lambda x: F.interpolate(x, (20, 10), mode="bilinear"), (1.6,), (16,)),
 }  # fmt: skip
@@ -104,6 +126,28 @@ NONE = {
     "heads": _heads,
     "shuffled channels": lambda x: x.view(2, 2, 2, 16, 16).transpose(1, 2).reshape(2, 4, 16, 16),
     "pixel shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "3-D windows of attention": lambda x: (
+        (x.view(1, 2, 16, 16, 4) + 0).view(1, 1, 2, 4, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, 32, 4)
+    ),
+    "3-D windows, not merged with the batch": lambda x: (
+        (x.view(1, 2, 16, 16, 4) + 0).view(1, 1, 2, 4, 4, 4, 4, 4).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(1, 16, 32, 4)
+    ),
+    "windows as high as the map": lambda x: (
+        x.permute(0, 2, 3, 1).reshape(2, 1, 16, 4, 4, 4).permute(0, 1, 3, 2, 4, 5).reshape(-1, 64, 4)
+    ),
+    "a window by an index": lambda x: x[:, :, torch.arange(3, 9)],
+    "a shuffle": lambda x: x[:, :, torch.arange(16).flip(0)].index_select(3, torch.tensor([3, 1, 2])),
+    "a table": lambda x: x.new_ones(9, 4)[torch.arange(0, 9, 2)].sum() + x,
+    "channels by an index": lambda x: x.index_select(1, torch.arange(0, 4, 2)),
+    "pictures by an index": lambda x: x[torch.tensor([0, 2, 3][:1])],
+    "a mask": lambda x: x[:, :, torch.arange(16) % 2 == 5],
+    "as_strided windows": lambda x: torch.as_strided(x, (2, 4, 14, 14, 3, 3), (1024, 256, 16, 1, 16, 1)),
+    "grid of every pixel": lambda x: F.grid_sample(x, _grid(16, 16), align_corners=False),
+    "a finer grid": lambda x: F.grid_sample(x, _grid(32, 24), align_corners=False),
+    "groups of channels": lambda x: x.view(2, 2, 2, 16, 16).mean((2, 3, 4)),
+    "groups of channels, maximum": lambda x: x.view(2, 2, 2, 16, 16).amax(2),
+    "heads of tokens": lambda x: x.view(2, 16, 64).view(2, 16, 8, 8).sum(-1),
+    "whole axes": lambda x: x.view(2, 4, 16, 4, 4).mean((3, 4)),
     "map to tokens and back": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(2, 4, 16, 16),
 }
 
@@ -111,6 +155,39 @@ NONE = {
 @pytest.mark.parametrize("name", NONE)
 def test_what_is_no_sampling(name: str) -> None:
     assert sites(NONE[name]) == []
+
+
+BINOMIAL = torch.tensor([0.25, 0.5, 0.25])
+
+
+def _plane(taps: Tensor) -> Tensor:
+    return taps.outer(taps).expand(4, 1, -1, -1)
+
+
+def _depthwise(x: Tensor, taps: Tensor, stride: int = 1) -> Tensor:
+    return F.conv2d(x, _plane(taps), stride=stride, groups=4)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3), groups=4)
+
+
+def _columns(x: Tensor) -> Tensor:
+    return F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3).mT, groups=4)
+
+
+def _sinc(stride: int, reach: int = 6) -> Tensor:
+    """With negative lobes, under a Hann window."""
+    taps = torch.sinc(torch.arange(-reach, reach + 1) / stride) * torch.hann_window(2 * reach + 3, periodic=False)[1:-1]
+    return taps / taps.sum()
+
+
+def _upfirdn(x: Tensor, taps: Tensor) -> Tensor:
+    """Zeros put in (none here), padded, one filter for all planes of all pictures, a gain, every other pixel kept."""
+    n, c, h, w = x.shape
+    x = F.pad(x.reshape(n * c, h, 1, w, 1, 1), (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)).reshape(n * c, 1, h, w)
+    x = F.conv2d(F.pad(x, (1, 1, 1, 1)), taps.outer(taps)[None, None].flip(2, 3)) * 4.0
+    return x.reshape(n, c, h, w)[:, :, ::2, ::2]
 
 
 FILTERS: dict[str, tuple[nn.Module, str | None]] = {
@@ -125,6 +202,58 @@ FILTERS: dict[str, tuple[nn.Module, str | None]] = {
     "composer convolution": (BlurConv2d(4, 4, 3, stride=2, padding=1), "blur"),
     "average": (nn.AvgPool2d(2), "average"),
     "average before a convolution": (nn.Sequential(nn.AvgPool2d(3, 1), nn.Conv2d(4, 4, 3, 2)), "average"),
+    "average of one pixel": (nn.AvgPool2d(1, 2), None),
+    "average, too small": (nn.AvgPool2d(2, 4), "weak"),
+    "averages, one after the other": (nn.Sequential(nn.AvgPool2d(2, 1), nn.AvgPool2d(2)), "blur"),
+    "average of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).mean((3, 5))), "average"),
+    "maximum of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).amax((3, 5))), None),
+    "3 taps, stride 3": (aablur.nn.BlurPool2d(3, 3), "weak"),
+    "3 taps, stride 4": (aablur.nn.BlurPool2d(3, 4), "weak"),
+    "3 taps, stride 8": (aablur.nn.BlurPool2d(3, 8), "weak"),
+    "9 taps, stride 4": (aablur.nn.BlurPool2d(9, 4), "blur"),
+    "2 taps, stride 8": (aablur.nn.BlurPool2d(2, 8), None),
+    "3 taps along one axis": (aablur.nn.BlurPool2d((3, 1)), None),
+    "taps of a tensor": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([0.25, 0.5, 0.25]))), "blur"),
+    "taps of a high-pass filter": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([-0.5, 1.5, 0.0]))), None),
+    "antialiased_cnns, stride 8": (antialiased_cnns.BlurPool(4, stride=8), "weak"),
+    "3 taps before stride 8": (nn.Sequential(aablur.nn.BlurPool2d(stride=1), nn.Conv2d(4, 4, 8, 8)), "weak"),
+    "two blurs before": (
+        nn.Sequential(aablur.nn.BlurPool2d(stride=1), aablur.nn.BlurPool2d(stride=1), nn.Conv2d(4, 4, 4, 3)),
+        "blur",
+    ),
+    "a strided blur before": (nn.Sequential(aablur.nn.BlurPool2d(stride=2), nn.Conv2d(4, 4, 3)), "blur"),
+    "sinc": (Run(lambda x: _depthwise(x, _sinc(2), 2)), "blur"),
+    "sinc, then a convolution": (
+        Run(lambda x: F.conv2d(_depthwise(x, _sinc(2)), torch.ones(4, 4, 3, 3), stride=2)),
+        "blur",
+    ),
+    "sinc of another stride": (Run(lambda x: _depthwise(x, _sinc(2), 8)), None),
+    "a comb": (Run(lambda x: _depthwise(x, torch.tensor([0.5, 0.0, 0.5]), 2)), None),
+    "a dilated blur": (Run(lambda x: F.conv2d(x, _plane(BINOMIAL), stride=2, dilation=2, groups=4)), None),
+    "unequal channels": (
+        Run(lambda x: F.conv2d(x, torch.cat([_plane(BINOMIAL)[:3], torch.randn(1, 1, 3, 3)]), stride=2, groups=4)),
+        None,
+    ),
+    "rows, then columns": (Run(lambda x: _columns(_rows(x))[..., ::2, ::2]), "blur"),
+    "rows alone": (Run(lambda x: _rows(x)[..., ::2, ::2]), None),
+    "rows alone, stride of rows": (Run(lambda x: _rows(x)[..., ::2]), "blur"),
+    "rows with a stride": (Run(lambda x: F.conv2d(x, BINOMIAL.expand(4, 1, 1, 3), stride=(1, 2), groups=4)), "blur"),
+    "a view between": (Run(lambda x: _depthwise(x, BINOMIAL).flatten(1).view(2, 4, 14, 14)[..., ::2, ::2]), "blur"),
+    "tokens between": (
+        Run(
+            lambda x: (
+                _depthwise(x, BINOMIAL).flatten(2).transpose(1, 2).transpose(1, 2).reshape(2, 4, 14, 14)[..., ::2, ::2]
+            )
+        ),
+        "blur",
+    ),
+    "a view that moves pixels": (Run(lambda x: _depthwise(x, BINOMIAL).reshape(2, 4, 7, 28)[..., ::2]), None),
+    "channels last": (Run(lambda x: _depthwise(x, BINOMIAL).permute(0, 2, 3, 1)[:, ::2, ::2]), "blur"),
+    "upfirdn": (Run(lambda x: _upfirdn(x, BINOMIAL)), "blur"),
+    "upfirdn, separable": (
+        Run(lambda x: 4 * _columns(F.pad(_rows(x), (0, 0, 1, 1)))[..., 2:, 2:][..., ::2, ::2]),
+        "blur",
+    ),
     "depthwise": (nn.Conv2d(4, 4, 3, 2, groups=4), None),
     "antialias=True": (Run(lambda x: F.interpolate(x, (8, 8), mode="bilinear", antialias=True)), "blur"),
 }
@@ -133,8 +262,68 @@ FILTERS: dict[str, tuple[nn.Module, str | None]] = {
 @pytest.mark.parametrize("name", FILTERS)
 def test_what_is_filtered_already(name: str) -> None:
     model, expected = FILTERS[name]
-    (site,) = sites(model)
+    *_, site = sites(model)
     assert site.filter == expected and site.filtered == (expected is not None)
+
+
+UPSAMPLING: dict[str, tuple[nn.Module, str | None, tuple[float, ...], str | None]] = {
+    "transposed": (nn.ConvTranspose2d(4, 4, 2, 2), "conv_transpose", (2, 2), None),
+    "transposed in 1-D": (
+        Run(lambda x: F.conv_transpose1d(x[:, :, 0], torch.randn(4, 4, 3), stride=3)),
+        "conv_transpose",
+        (3,),
+        None,
+    ),
+    "transposed, bilinear": (
+        Run(lambda x: F.conv_transpose2d(x, 4 * _plane(BINOMIAL), stride=2, groups=4)),
+        "conv_transpose",
+        (2, 2),
+        "blur",
+    ),
+    "transposed at stride 1": (nn.ConvTranspose2d(4, 4, 3), None, (), None),
+    "transposed, then blurred": (
+        nn.Sequential(nn.ConvTranspose2d(4, 4, 2, 2), aablur.nn.BlurPool2d(stride=1)),
+        "conv_transpose",
+        (2, 2),
+        "blur",
+    ),
+    "nearest": (nn.Upsample(scale_factor=2), "nearest", (2, 2), "average"),
+    "nearest exact, other sizes": (
+        Run(lambda x: F.interpolate(x, (48, 32), mode="nearest-exact")),
+        "nearest",
+        (3, 2),
+        "average",
+    ),
+    "nearest, then blurred": (
+        nn.Sequential(nn.Upsample(scale_factor=2), aablur.nn.BlurPool2d(stride=1)),
+        "nearest",
+        (2, 2),
+        "blur",
+    ),
+    "repeated": (Run(lambda x: x.repeat_interleave(2, -1)), "nearest", (1, 2), "average"),
+    "repeated pictures": (Run(lambda x: x.repeat_interleave(2, 0)), None, (), None),
+    "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), None, (), None),
+    "zeros": (Run(lambda x: _zeros_between(x)), "zeros", (2, 2), None),
+    "zeros, then blurred": (Run(lambda x: _depthwise(_zeros_between(x), BINOMIAL)), "zeros", (2, 2), "blur"),
+    "unpooled": (Run(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), "zeros", (2, 2), None),
+    "a border of zeros": (Run(lambda x: F.pad(x, (1, 1, 1, 1))), None, (), None),
+    "a border of one pixel": (Run(lambda x: F.pad(x[..., :1], (0, 3)).flatten(1)), None, (), None),
+    "pixel shuffle": (nn.PixelShuffle(2), None, (), None),
+}
+
+
+def _zeros_between(x: Tensor) -> Tensor:
+    return F.pad(x.reshape(2, 4, 16, 1, 16, 1), (0, 1, 0, 0, 0, 1)).reshape(2, 4, 32, 32)
+
+
+@pytest.mark.parametrize("name", UPSAMPLING)
+def test_upsampling_is_named(name: str) -> None:
+    model, kind, factor, expected = UPSAMPLING[name]
+    report = audit(model, torch.randn(2, 4, 16, 16))
+    found = [(u.kind, u.factor, u.filter) for u in report.upsampling]
+    assert found == ([] if kind is None else [(kind, factor, expected)])
+    assert ("Upsampling" in str(report)) == bool(found) == bool(json.loads(report.to_json())["upsampling"])
+    assert all(u.source for u in report.upsampling)
 
 
 # ---- the figures ---------------------------------------------------------------------------------------
@@ -277,6 +466,24 @@ def test_the_table_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "conv2" in str(report) and "┃" not in str(report)
 
 
+def test_one_pixel_cannot_be_measured() -> None:
+    """Whatever it is shifted by, it is the same: a dash, no zero."""
+    for model in (nn.MaxPool2d(2), nn.Conv2d(4, 4, 2, 2), aablur.nn.BlurPool2d(), nn.AdaptiveAvgPool2d((1, 1)),
+                  Run(lambda x: x[..., ::2, ::2]), Run(lambda x: F.interpolate(x, scale_factor=0.5))):  # fmt: skip
+        report = audit(model, torch.randn(1, 4, 2, 2))
+        assert all(s.equivariance is None for s in report.sites)
+        assert all(row[6] == "-" for row in cells(report))
+    assert audit(nn.MaxPool2d(2), torch.randn(1, 4, 2, 4)).sites[0].equivariance is not None
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Markup of terminals in brackets, formulas of plots between dollars."""
+    names = ("[red]", "[/x]", "$\\frac{$", "_a")
+    report = audit(nn.Sequential(OrderedDict((n, nn.MaxPool2d(2)) for n in names)), torch.randn(1, 3, 64, 64))
+    assert all(name in str(report) for name in names)
+    report.plot(tmp_path / "r.png", heatmaps=False)
+
+
 def test_other_ranks_and_inputs() -> None:
     assert sites(nn.Conv1d(4, 4, 3, 2), 2, 4, 16)[0].stride == (2,)
     assert sites(nn.MaxPool3d(2), 1, 2, 8, 8, 8)[0].map_size == (8, 8, 8)
@@ -292,6 +499,68 @@ def test_an_input_of_its_own() -> None:
     assert report.example_input[0].shape == (1, 5, 224, 224) and len(report.sites) == 2
     with pytest.raises(ValueError, match="example_input must be given"):
         audit(nn.Sequential(nn.Conv2d(5, 4, 3, 2), nn.Linear(7, 2)))
+
+
+class Detector(nn.Module):
+    """Takes pictures of several sizes: a list, a dict, or a list of dicts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2))
+
+    def forward(self, pictures: Any, scale: float = 1.0) -> list[Tensor]:
+        if isinstance(pictures, dict):
+            pictures = pictures["pictures"]
+        return [self.body(scale * (p["picture"] if isinstance(p, dict) else p)[None]) for p in pictures]
+
+
+def test_lists_and_dicts_are_arguments() -> None:
+    pictures = [torch.randn(3, 16, 24), torch.randn(3, 20, 20)]
+    for example in (pictures, {"pictures": pictures}, [{"picture": p} for p in pictures], (pictures,), (pictures, 2.0)):
+        report = audit(Detector(), example)
+        assert [(s.kind, s.map_size) for s in report.sites] == [
+            ("conv", (16, 24)), ("max_pool", (8, 12)), ("conv", (20, 20)), ("max_pool", (10, 10))
+        ]  # fmt: skip
+        assert all(s.aliasing is not None for s in report.sites)
+        with pytest.raises(ValueError, match="heatmaps: the model's input must be") as caught:
+            report.heatmaps()
+        assert len(str(caught.value)) < 600 and "tensor(" not in str(caught.value)
+
+
+LAZY = {
+    "lazy": lambda: nn.Sequential(
+        nn.LazyConv2d(4, 3, 2), nn.LazyBatchNorm2d(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)
+    ),
+    "partly": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAZY)
+@pytest.mark.parametrize("given", [True, False])
+def test_lazy_modules_see_the_input(name: str, given: bool) -> None:
+    model = LAZY[name]().train()
+    random = torch.get_rng_state()
+    report = audit(model, torch.randn(2, 3, 32, 32, generator=torch.Generator()) if given else None)
+    assert [s.kind for s in report.sites] == ["conv", "max_pool"] and report.sites[1].aliasing
+    assert torch.equal(random, torch.get_rng_state()) and all(m.training for m in model.modules())
+    model(report.example_input[0].expand(2, -1, -1, -1)).sum().backward()  # what was made can be trained
+
+
+def test_messages_hold_no_tensors() -> None:
+    x = torch.randn(1, 3, 32, 32)
+    for call in (
+        lambda: audit(nn.MaxPool2d(2), x, shift=x), lambda: audit(nn.MaxPool2d(2), {"x": [1, "a"]}),
+        lambda: audit(nn.MaxPool2d(2), [x.numpy()]), lambda: aablur.accelerate(nn.MaxPool2d(2), fuse_max=x),
+        lambda: aablur.blur_pool2d(x, stride=x), lambda: aablur.blur_pool2d(x, 3, 1, [x, 2]),
+        lambda: aablur.nn.BlurPool2d(channels=x), lambda: aablur.blur_pool2d(x, {"taps": x}),
+        lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], [x]),
+        lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], mean=x[0, 0, 0] / 0, std=1.0),
+        lambda: aablur.robustness.ShiftPairs(range=x),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call()
+        said = str(caught.value)
+        assert len(said) < 400 and "\n" not in said and "tensor(" not in said, said
 
 
 def test_bad_input() -> None:

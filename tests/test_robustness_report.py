@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import peers  # noqa: F401
 import pytest
@@ -160,6 +161,13 @@ def test_the_page_is_whole(results: list[Result], tmp_path: Path) -> None:
         report([], tmp_path / "none.html")
 
 
+def test_models_of_which_other_things_were_measured(results: list[Result], tmp_path: Path) -> None:
+    """Are shown side by side, without means relative to each other."""
+    some = dict(list(results[1].measurements.items())[:-1])
+    report([results[0], replace(results[1], measurements=some)], tmp_path / "r.html")
+    assert "mFR" not in (tmp_path / "r.html").read_text()
+
+
 def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     images, _ = pictures(3)
     result = robustness.measure(trained(), [images], SUITE[:2], name="m")
@@ -169,6 +177,62 @@ def test_the_page_says_what_is_missing(tmp_path: Path) -> None:
     assert "interrupted; the values are those of 3 images" in text
     assert "1 images could not be read" in text and "number 4 (OSError: &lt;cut&gt;)" in text
     assert "The data have no labels" in text
+
+
+NAMES = (
+    "<b>bold</b> & co",
+    "$\\frac{$",
+    "$a$ and $b$",
+    "_hidden",
+    "_",
+    '=HYPERLINK("x")',
+    "100 $",
+    "a\\$b",
+    "[red]x[/red]",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_shown_as_they_are(name: str, results: list[Result], tmp_path: Path) -> None:
+    """Of models, perturbations, kinds, settings and whatever a JSON file holds: no HTML, no formulas, nothing lost."""
+    both = []
+    for result, model in zip(results, (name, name + "2"), strict=True):
+        result.to_json(tmp_path / "r.json")
+        stored = json.loads((tmp_path / "r.json").read_text())
+        stored |= {"model": model, "labels": name, "skipped": {"3": name}, "layers": {name: [[0.0, 1.0], [1.0, 0.0]]}}
+        for kind in ("settings", "environment"):
+            stored[kind][name] = name
+        for m in stored["measurements"].values():
+            m["settings"]["kind"] = f"{name}{m['settings'].get('kind', '')}"
+        stored["measurements"] = {k + name * (k not in KEPT): m for k, m in stored["measurements"].items()}
+        (tmp_path / "r.json").write_text(json.dumps(stored))
+        both.append(Result.from_json(tmp_path / "r.json"))
+    report(both, tmp_path / "r.html", name)
+    source = (tmp_path / "r.html").read_text()
+    page = Page()
+    page.feed(source)
+    page.close()
+    assert page.open == [] and not {"b", "script"} & set(page.tags)
+    assert page.text.count(name) > 10 and f"shift{name}" in page.text
+    figure = plot(both, tmp_path / "r.png")
+    legends = [[t.get_text() for t in ax.get_legend().get_texts()] for ax in figure.axes if ax.get_legend()]
+    assert [name.replace("$", r"\$"), name.replace("$", r"\$") + "2"] in legends
+
+
+KEPT = ("clean", "shift grid", "diagonal shift", "translations x rotations")
+
+
+def test_cells_are_no_formulas(results: list[Result], tmp_path: Path) -> None:
+    found = replace(results[0], measurements=dict(results[0].measurements))
+    for name in ("=1+1", "+1+cmd|' /C calc'!A0", "-2+3+cmd|x", "@SUM(1)", "\t=1", " =1", "\r=1", "-a"):
+        replace(found, model=name, measurements={name: found.measurements["shift"]}).to_csv(tmp_path / "r.csv")
+        with (tmp_path / "r.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                assert row["model"] == row["perturbation"] == "'" + name
+    for name in ("resnet50", "a=b", "-16,+3", "-10 deg -2,+0", "'quoted"):
+        replace(found, model=name).to_csv(tmp_path / "r.csv")
+        with (tmp_path / "r.csv").open(newline="") as file:
+            assert {row["model"] for row in csv.DictReader(file)} == {name}
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
@@ -323,8 +387,8 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture
             return os.system, (f"touch {tmp_path}/ran",)
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(Exception, match=r"weights_only|Weights only"):
-        cli.main(["robustness", f"robustness_nets:small@{tmp_path / 'evil.pt'}", "digits", "--out", str(tmp_path)])
+    arguments = ["robustness", f"robustness_nets:small@{tmp_path / 'evil.pt'}", "digits", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 2 and "weights_only=True" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
 
 
@@ -349,6 +413,65 @@ def test_the_command_goes_on_after_an_interrupt(tmp_path: Path, monkeypatch: pyt
     a, b = (Result.from_json(tmp_path / x / "robustness_nets_small.json") for x in "ab")
     assert a.measurements == b.measurements and a.complete
     assert not list(tmp_path.rglob("*.state.json"))
+
+
+@pytest.mark.parametrize("end", ["ctrl-c", "a wrong checkpoint"])
+@pytest.mark.filterwarnings("ignore:measure.*interrupted")
+def test_a_comparison_goes_on_at_the_model_where_it_ended(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured of the models before is neither lost nor measured again."""
+    other = small()
+    with torch.no_grad():
+        other[0].weight.mul_(-1)
+    arguments = ["robustness", "robustness_nets:small", "digits", "--limit", "12", "--batch-size", "4"]
+    arguments += ["--measure", "clean", "--compare", f"robustness_nets:small@{tmp_path / 'other.pt'}"]
+    conv, first, calls = nn.Conv2d.forward, small().state_dict()["0.weight"], {"first": 0, "second": 0}
+
+    def counting(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 1:
+            calls["first" if torch.equal(self.weight, first) else "second"] += 1
+            if end == "ctrl-c" and calls["second"] == 2:
+                raise KeyboardInterrupt
+        return conv(self, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counting)
+    if end == "ctrl-c":
+        torch.save(other.state_dict(), tmp_path / "other.pt")
+    else:
+        torch.save([1], tmp_path / "other.pt")
+    out = tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(out)]) == (130 if end == "ctrl-c" else 2)
+    done = Result.from_json(out / "robustness_nets_small.json")
+    assert done.complete and (done.images, calls["first"]) == (12, 3)
+    for state in out.glob("*.state.json"):
+        state.with_name(f".{state.name}.part").write_text("{")  # of a process that was killed while it wrote
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    assert cli.main([*arguments, "--out", str(out)]) == 0
+    assert calls == {"first": 3, "second": 4 if end == "ctrl-c" else 3}  # a batch that ended early is run again
+    assert len(list(out.iterdir())) == 4
+    assert Result.from_json(out / "robustness_nets_small.json").measurements == done.measurements
+    assert cli.main([*arguments, "--out", str(out)]) == 0 and calls["first"] == 6  # a new run
+
+
+@pytest.mark.parametrize("write", [lambda r, p: r.to_json(p), lambda r, p: r.to_csv(p), lambda r, p: r.report(p)])
+def test_a_file_is_whole_at_every_moment(
+    write: Any, results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupt while it is written leaves what was there."""
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write(results[0], path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+    write(results[0], path)
+    assert len(path.read_text()) > 100 and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_command_under_torchrun(tmp_path: Path) -> None:

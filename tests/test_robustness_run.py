@@ -201,6 +201,16 @@ def test_the_model_is_left_as_it_was() -> None:
     assert model[0].weight.is_contiguous() and not images.requires_grad
 
 
+def test_lazy_models_can_be_trained_afterwards(tmp_path: Path) -> None:
+    images, labels = pictures(4)
+    model = nn.Sequential(nn.LazyConv2d(8, 3, 2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    with pytest.raises(ValueError, match="state needs a model whose weights are there"):
+        robustness.measure(model, [(images.float(), labels)], SUITE[:2], state=tmp_path / "s.json")
+    result = robustness.measure(model, [(images.float(), labels)], SUITE[:2])
+    assert result.images == 4
+    model(images.float()[..., :12, :12]).sum().backward()
+
+
 def test_amp_and_channels_last_change_little() -> None:
     images, labels = pictures(8)
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from aablur.schemas import SCHEMAS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
-    ("version", "schemas", "geometry", "extras"),
+    ("version", "schemas", "geometry", "extras", "files"),
     ("backends", "triton_kernels", "reference", "tiles"),
     ("triton_banded",),
     ("triton_ops", "decomposition", "sharding"),
@@ -111,12 +111,24 @@ print(*{name.split(".")[0] for name in set(sys.modules) - before})
 def test_importing_leaves_whole_models_for_later() -> None:
     code = """
 import sys, aablur
-assert not {"aablur.models", "aablur.compat"} & set(sys.modules), "imported at once"
+assert not {"aablur.models", "aablur.compat", "aablur.robustness"} & set(sys.modules), "imported at once"
 assert set(aablur.__all__) <= set(dir(aablur))
 from aablur import *
 print(audit.__module__, compat.timm.__name__, hasattr(aablur, "audits"))
 """
     assert python(code).split() == ["aablur.models.audit", "aablur.compat.timm", "False"]
+
+
+@pytest.mark.parametrize("name", ["robustness.measure", "compat.timm.BlurPool2d", "audit", "nn.BlurPool2d"])
+def test_everything_is_there_after_one_import(name: str) -> None:
+    assert python(f"import aablur; print(aablur.{name}.__name__)").strip() == name.split(".")[-1]
+
+
+def test_the_library_is_found() -> None:
+    code = "import torch, aablur; torch.ops.load_library(aablur.library_path()); print(aablur.library_path().name)"
+    assert python(code).strip() == "libaablur.so"
+    code = "import aablur\ntry: aablur.library_path()\nexcept RuntimeError as error: print(error)"
+    assert "library_path: the native library was not built" in python(code, AABLUR_LIBRARY="/nonexistent")
 
 
 def test_importing_warns_and_prints_nothing() -> None:
@@ -148,7 +160,7 @@ def test_everything_public_is_documented(name: str, value: object) -> None:
 
 
 def test_all_is_all() -> None:
-    modules = ("compat", "nn")
+    modules = ("compat", "nn", "robustness")
     exported = {n for n, v in vars(aablur).items() if n[0] != "_" and (n in modules or not inspect.ismodule(v))}
     assert exported == set(aablur.__all__) - {"__version__"}
     for rank in (1, 2, 3):

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import functional
+from ..geometry import shown
 from ._base import Blur, binomial_filter
 
 
 def _sizes(op: str, kernel_size: Any) -> list[int]:
     sizes = list(kernel_size) if isinstance(kernel_size, (tuple, list)) else [kernel_size] * 2
     if len(sizes) != 2:
-        raise ValueError(f"{op}: kernel_size must be an int or two of them, got {kernel_size!r}")
+        raise ValueError(f"{op}: kernel_size must be an int or two of them, got {shown(kernel_size)}")
     return [functional.check_taps_size(op, "kernel_size", size) for size in sizes]
 
 

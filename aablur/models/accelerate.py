@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..compat import antialiased_cnns, composer, kornia, timm
 from ..compat._base import Blur
+from ..geometry import shown
 from . import fusion
 from .replace import Swaps, has_hooks, paths
 
@@ -26,6 +27,7 @@ _OURS: dict[tuple[str, str], type[Blur]] = {
     ("composer", "BlurConv2d"): composer.BlurConv2d,
     ("composer", "BlurPool2d"): composer.BlurPool2d,
 }
+_PEERS = tuple(dict.fromkeys(package for package, _ in _OURS))
 _NOT_SERVED = {("kornia", "EdgeAwareBlurPool2D"): "it blurs away from edges, and keeps the size"}
 _HARMLESS = frozenset(("__init__", "__repr__", "extra_repr"))
 _PROBE_TOLERANCE = 0.03  # of the largest value: rounding of halves and TF32 stays below, a shifted pixel does not
@@ -83,7 +85,9 @@ class Acceleration:
         rows = [[s.path, s.was, s.now, s.note] for s in self.swapped]
         rows += [[left.path, left.was, "left", left.reason] for left in self.left]
         head = f"aablur.accelerate: {len(self.swapped)} swapped, {len(self.left)} left"
-        return "\n".join([head, *_table([["module", "was", "now", "note"], *rows] if rows else [])])
+        if not rows:
+            return f"{head}: it has no blur pools of {', '.join(_PEERS)}; aablur.antialias(model) gives it some"
+        return "\n".join([head, *_table([["module", "was", "now", "note"], *rows])])
 
 
 def _table(rows: list[list[str]]) -> Iterable[str]:
@@ -118,7 +122,7 @@ def accelerate(model: nn.Module, *, fuse_max: bool = True) -> Acceleration:
     if not isinstance(model, nn.Module):
         raise TypeError(f"accelerate: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(fuse_max, bool):
-        raise TypeError(f"accelerate: fuse_max must be a bool, got {fuse_max!r}")
+        raise TypeError(f"accelerate: fuse_max must be a bool, got {shown(fuse_max)}")
     report = Acceleration(_swaps=Swaps(model))
     assert report._swaps is not None
     rows: dict[nn.Module, Swapped] = {}  # by the module that now stands there

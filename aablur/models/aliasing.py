@@ -13,6 +13,7 @@ from .circular import Torus
 from .sites import Site
 
 _CHUNK = 2**22  # values that are transformed at once
+_AS_THEY_ARE = ("adaptive_pool", "interpolate", "lp_pool", "index", "grid_sample", "fractional_pool", "reduce")
 
 
 def energy_above(x: Tensor, stride: Sequence[float], axes: Sequence[int]) -> float:
@@ -117,14 +118,19 @@ def measure(site: Site, torus: Torus, func: Any, args: Any, kwargs: Any, shift: 
     blur; the map itself for slices and space-to-depth), so that both figures are about the sampling and nothing
     else: its energy above the new Nyquist limit, and `equivariance_error` of keeping every stride-th pixel of it,
     which is that of the strided layer, as the stride-1 layer commutes with circular shifts. It is cropped to a
-    multiple of the stride. Pools to given sizes and interpolations are measured as they are.
+    multiple of the stride. Pools to given sizes, interpolations and the like are measured as they are. A map of one
+    pixel has no equivariance error: it stays None.
     """
     axes, stride = site.axes, site.stride
-    if site.kind in ("adaptive_pool", "interpolate", "lp_pool"):
-        x = args[0]
+    if site.kind in _AS_THEY_ARE:
+        x = args[0].reshape(site.unsplit) if site.unsplit else args[0]
         site.aliasing = energy_above(x, stride, axes)
-        layer = lambda x: func(x, *args[1:], **kwargs)  # noqa: E731
-        site.equivariance = equivariance_error(lambda x: _first(layer(x)), x, shift, axes)
+
+        def layer(x: Tensor) -> Tensor:
+            return _first(func(x.reshape(args[0].shape) if site.unsplit else x, *args[1:], **kwargs))
+
+        if site.gives_a_map and max(site.out_size) > 1:
+            site.equivariance = equivariance_error(layer, x, shift, axes)
         return
     window = torus.window(func, args, kwargs)
     if window is not None:
@@ -137,6 +143,8 @@ def measure(site: Site, torus: Torus, func: Any, args: Any, kwargs: Any, shift: 
     for a, s in zip(axes, steps, strict=True):
         full = full.narrow(a, 0, full.shape[a] // s * s)
     site.aliasing = energy_above(full, stride, axes)
+    if all(full.shape[a] == s for a, s in zip(axes, steps, strict=True)):
+        return  # one pixel: every shift of it is the same
     moved = _sampled(full.roll([shift] * len(axes), axes), steps, axes)
     site.equivariance = distance(moved, _sampled(full, steps, axes), [shift / s for s in steps], axes)
 

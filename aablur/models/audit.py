@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..files import write_text
+from ..geometry import shown
 from . import aliasing
 from .circular import Torus
-from .example import example_for
+from .example import NOISE, example_for
 from .sites import Site, find_sites
 from .tape import Node, as_args, record
+from .upsampling import Upsampling, find_upsampling
 
 FIELDS = (
     "name", "kind", "source", "stride", "map_size", "out_size", "channels", "filter", "aliasing", "equivariance",
@@ -24,7 +27,8 @@ FIELDS = (
 
 @dataclass(eq=False)
 class Report:
-    """What `audit` found: ``sites``, one entry a sampling place, in the order in which the model runs.
+    """What `audit` found: ``sites``, one entry a sampling place, in the order in which the model runs, and likewise
+    ``upsampling``.
 
     ``print(report)`` is a table, ``report.to_json()`` the same as text, ``report.plot(path)`` a picture with bars a
     site and the heat maps of `heatmaps`.
@@ -33,6 +37,8 @@ class Report:
     model: nn.Module
     example_input: tuple[Any, ...]
     sites: list[Site]
+    upsampling: list[Upsampling] = field(default_factory=list)  # where images of the spectrum may appear
+    about: dict[str, str] = field(default_factory=dict)  # where the weights and the input come from, if that is known
 
     @property
     def unfiltered(self) -> list[Site]:
@@ -45,9 +51,17 @@ class Report:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The sites as JSON text; also written to ``path`` if one is given."""
-        text = json.dumps({"model": type(self.model).__name__, "sites": self.rows()}, indent=1)
+        text = json.dumps(
+            {
+                "model": type(self.model).__name__,
+                **self.about,
+                "sites": self.rows(),
+                "upsampling": [asdict(u) for u in self.upsampling],
+            },
+            indent=1,
+        )
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     def __str__(self) -> str:
@@ -69,10 +83,8 @@ class Report:
         """
         steps = list(range(9)) if shifts is None else list(shifts)
         x, *rest = self.example_input
-        if x.ndim != 4:
-            raise ValueError(
-                f"heatmaps: the model's input must be (batch, channels, height, width), got {tuple(x.shape)}"
-            )
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            raise ValueError(f"heatmaps: the model's input must be (batch, channels, height, width), got {shown(x)}")
         plain = self._outputs(x, rest, circular)
         found = torch.full((len(self.sites), len(steps), len(steps)), torch.nan)
         for a, down in enumerate(steps):
@@ -118,17 +130,20 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
     3. Run it again, and at each of these places measure the fraction of the map's spectral energy above the new
        Nyquist limit, and the shift-equivariance error (`aliasing.measure`).
 
-    The model is left as it was: training flags, buffers and random numbers too.
+    The model is left as it was: training flags, buffers and random numbers too. Only lazy modules that have seen no
+    input see this one, and have their weights afterwards.
 
     Args:
         model: any module; it need not be traceable.
-        example_input: a tensor, or a tuple of arguments. Pictures of the kind that the model is for, or the figures
-            mean little. Default None: noise with a picture's spectrum, of the size that the model asks for.
+        example_input: a tensor, or a list or dict of them as detectors take; or a tuple of such arguments. Pictures
+            of the kind that the model is for, or the figures mean little. Default None: noise with a picture's
+            spectrum, of the size that the model asks for.
         shift: pixels by which the map of each site is shifted for the equivariance error. Default 1.
         measure: False leaves ``aliasing`` and ``equivariance`` None, and runs the model once.
 
     Returns:
-        A `Report`; ``report.sites`` has one `sites.Site` a place.
+        A `Report`; ``report.sites`` has one `sites.Site` a place, ``report.upsampling`` one `Upsampling` a place
+        where a map becomes larger by zeros or copies.
 
     Raises:
         TypeError, ValueError: ``model`` is no module, or it does not run on the input.
@@ -138,9 +153,10 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
     if not isinstance(model, nn.Module):
         raise TypeError(f"audit: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(shift, int) or isinstance(shift, bool) or shift < 1:
-        raise ValueError(f"audit: shift must be a positive int, got {shift!r}")
+        raise ValueError(f"audit: shift must be a positive int, got {shown(shift)}")
     args = example_for(model, example_input, "audit")
-    sites = find_sites(record(model, args))
+    tape = record(model, args)
+    sites = find_sites(tape, every=True)
     if measure and sites:
         torus = Torus()
 
@@ -152,7 +168,8 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
             return run
 
         record(model, args, {site.node: watch(site) for site in sites}, _noting_pads(torus), stop=True)
-    return Report(model, as_args(args), sites)
+    about = {"input": NOISE} if example_input is None else {}
+    return Report(model, as_args(args), sites, find_upsampling(tape), about)
 
 
 def _noting_pads(torus: Torus) -> Any:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from ..files import write_text
 from ..geometry import PADDING_MODES
 from .antialias import WHERE, antialias, repairs
 from .audit import Report, audit
-from .loading import input_size, load_model, load_picture
+from .example import NOISE, input_shape, picture_noise
+from .loading import load_model, load_picture, warn_if_random, weights_named
 from .show import text_table
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number from ``least`` on."""
+
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return number
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,23 +35,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="a file with the model's state_dict")
     parser.add_argument("--pretrained", action="store_true", help="the library's weights, which it may download")
     parser.add_argument("--input", metavar="PICTURE", help="default: noise with the spectrum of a photograph")
-    parser.add_argument("--size", type=int, help="side of the picture in pixels; default: what the model asks for")
+    parser.add_argument(
+        "--size", type=at_least(1), metavar="N", help="side of the picture in pixels; default: what the model asks for"
+    )
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", nargs="?", const="-", help="JSON in place of the table, or to a file")
     parser.add_argument("--plot", metavar="FILE", help="a picture: bars a place, heat maps by shift")
+    parser.add_argument("--no-heatmaps", action="store_true", help="leave them out: they take 82 runs of the model")
 
 
-def model_and_input(args: argparse.Namespace) -> tuple[nn.Module, Tensor | None]:
+def model_and_input(args: argparse.Namespace) -> tuple[nn.Module, Tensor, dict[str, str]]:
+    """The model, its input, and where its weights and that come from."""
     model = load_model(args.model, args.checkpoint, args.pretrained)
+    weights = weights_named(args.model, args.checkpoint, args.pretrained)
+    warn_if_random(args.model, weights)
+    channels, height, width = input_shape(model)
+    size = (args.size or height, args.size or width)
+    about = {"weights": weights, "input": args.input or NOISE}
     if args.input is not None:
-        return model, load_picture(args.input, args.size or input_size(model))
-    if args.size is not None:
-        from .example import picture_noise
-
-        return model, picture_noise((1, 3, args.size, args.size))
-    return model, None
+        return model, load_picture(args.input, size, channels), about
+    parameter = next(model.parameters(), torch.empty(0))
+    return model, picture_noise((1, channels, *size), parameter.device, parameter.dtype), about
 
 
 def show_report(report: Report, args: argparse.Namespace) -> None:
@@ -48,7 +68,7 @@ def show_report(report: Report, args: argparse.Namespace) -> None:
         if args.json is not None:
             report.to_json(args.json)
     if args.plot is not None:
-        report.plot(args.plot)
+        report.plot(args.plot, heatmaps=not args.no_heatmaps)
 
 
 class Audit:
@@ -58,12 +78,14 @@ class Audit:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_model_arguments(parser)
         add_report_arguments(parser)
-        parser.add_argument("--shift", type=int, default=1, help="pixels, for the equivariance error (default 1)")
+        parser.add_argument(
+            "--shift", type=at_least(1), default=1, metavar="N", help="pixels, for the equivariance error (default 1)"
+        )
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        model, x = model_and_input(args)
-        show_report(audit(model, x, shift=args.shift), args)
+        model, x, about = model_and_input(args)
+        show_report(replace(audit(model, x, shift=args.shift), about=about), args)
         return 0
 
 
@@ -84,25 +106,25 @@ class Antialias:
 
     @staticmethod
     def run(args: argparse.Namespace) -> int:
-        model, x = model_and_input(args)
-        before = audit(model, x)
+        model, x, about = model_and_input(args)
+        before = replace(audit(model, x), about=about)
         layers = args.layers[0] if args.layers in (["all"], ["pool"]) else args.layers
         antialias(
             model, before.example_input, taps=args.taps, layers=layers, strength=args.strength, where=args.where,
             exact=args.exact, padding_mode=args.padding_mode,
         )  # fmt: skip
-        after = audit(model, before.example_input)
+        after = replace(audit(model, before.example_input), about=about)
         done = [{"name": r.name, "kind": r.kind, "done": r.done, "how": r.how} for r in repairs(model)]
-        text = json.dumps({"before": before.rows(), "repairs": done, "after": after.rows()}, indent=1)
+        text = json.dumps({**about, "before": before.rows(), "repairs": done, "after": after.rows()}, indent=1)
         if args.json == "-":
             print(text)
         else:
             rows = [[r["name"], r["kind"], "yes" if r["done"] else "no", r["how"]] for r in done]
             print(before, text_table(("where", "what", "repaired", "how"), rows, "Repairs"), after, sep="\n")
         if args.json not in (None, "-"):
-            Path(args.json).write_text(text + "\n")
+            write_text(args.json, text + "\n")
         if args.plot is not None:
-            after.plot(args.plot)
+            after.plot(args.plot, heatmaps=not args.no_heatmaps)
         if args.output is not None:
             torch.export.save(torch.export.export(model, before.example_input), args.output)
         return 0

@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ..geometry import shown
 from .tape import as_args, undisturbed
 
 DEFAULT_SIZE = 224
+NOISE = "noise with a photograph's spectrum"
 
 
 def picture_noise(
@@ -23,12 +26,15 @@ def picture_noise(
     return (x / x.std()).to(device=device, dtype=dtype)
 
 
-def _guess(model: nn.Module) -> tuple[int, ...]:
-    cfg = getattr(model, "pretrained_cfg", None)
+def input_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) that a model asks for: by timm's configuration, or by its first convolution."""
+    cfg: Any = getattr(model, "pretrained_cfg", None)
     if isinstance(cfg, dict) and cfg.get("input_size"):
-        return (1, *cfg["input_size"])
+        channels, height, width = cfg["input_size"]
+        return channels, height, width
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return (1, 3 if conv is None else conv.in_channels, DEFAULT_SIZE, DEFAULT_SIZE)
+    channels = conv.in_channels if conv is not None else 0
+    return channels or 3, DEFAULT_SIZE, DEFAULT_SIZE  # lazy convolutions have none yet
 
 
 def example_for(model: nn.Module, example_input: Any, op: str) -> tuple[Any, ...]:
@@ -40,11 +46,14 @@ def example_for(model: nn.Module, example_input: Any, op: str) -> tuple[Any, ...
     """
     if example_input is not None:
         args = as_args(example_input)
-        if not any(isinstance(a, Tensor) for a in args):
-            raise TypeError(f"{op}: example_input must be a tensor or a tuple that holds one, got {example_input!r}")
+        if not any(isinstance(a, Tensor) for a in tree_leaves(args)):
+            raise TypeError(
+                f"{op}: example_input must be a tensor, or a list or dict with tensors, or a tuple of such arguments, "
+                f"got {shown(example_input)}"
+            )
         return args
     parameter = next(model.parameters(), torch.empty(0))
-    shape = _guess(model)
+    shape = (1, *input_shape(model))
     x = picture_noise(shape, parameter.device, parameter.dtype)
     try:
         with undisturbed(model):

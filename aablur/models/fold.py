@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from ..geometry import Geometry, binomial
+from ..geometry import Geometry, binomial, shown
 from ..nn import _BlurPool
 from . import surgery
 from .antialias import restore
@@ -64,7 +64,7 @@ def fold(
         TypeError, ValueError: an argument is not of the form above, or a path is that of no such convolution.
     """
     if border not in ("exact", "approximate"):
-        raise ValueError(f"fold: border must be exact or approximate, got {border!r}")
+        raise ValueError(f"fold: border must be exact or approximate, got {shown(border)}")
     if not isinstance(model, nn.Module):
         raise TypeError(f"fold: model must be a torch.nn.Module, got {type(model).__name__}")
     args = example_for(model, example_input, "fold")

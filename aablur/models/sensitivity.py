@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..files import write_text
+from ..geometry import shown
 from . import show
 from .antialias import antialias, restore
 from .sites import find_sites
@@ -52,7 +54,7 @@ class Sensitivity:
         blurred: measure the repaired model.
         """
         if not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget >= 0:
-            raise ValueError(f"budget must be a number of at least 0, got {budget!r}")
+            raise ValueError(f"budget must be a number of at least 0, got {shown(budget)}")
         left, names = float(budget), []
         for row in sorted((r for r in self.rows if self.gain(r) > 0), key=lambda r: (self.loss(r), -self.gain(r))):
             cost = max(self.loss(row), 0.0)
@@ -65,7 +67,7 @@ class Sensitivity:
         """As JSON text; also written to ``path`` if one is given."""
         text = json.dumps({"baseline": asdict(self.baseline), "rows": [asdict(r) for r in self.rows]}, indent=1)
         if path is not None:
-            Path(path).write_text(text + "\n")
+            write_text(path, text + "\n")
         return text
 
     def __str__(self) -> str:
@@ -127,7 +129,7 @@ def sensitivity(
     if iter(loader) is loader:
         raise TypeError("sensitivity: loader must start again when it is iterated again, got an iterator")
     if not isinstance(max_shift, int) or max_shift < 1:
-        raise ValueError(f"sensitivity: max_shift must be a positive int, got {max_shift!r}")
+        raise ValueError(f"sensitivity: max_shift must be a positive int, got {shown(max_shift)}")
     first = next(iter(loader), None)
     if first is None:
         raise ValueError("sensitivity: loader must hold a batch, got none")
@@ -183,18 +185,19 @@ class _State:
     def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
         self.path, self.settings, self.rows = None if path is None else Path(path), settings, {}
         if self.path is not None and self.path.exists():
-            known = json.loads(self.path.read_text())
-            if known["settings"] != settings:
-                raise ValueError(f"sensitivity: resume is a scan with {known['settings']}, this one has {settings}")
-            self.rows = {row["name"]: Row(**row) for row in known["rows"]}
+            try:
+                known = json.loads(self.path.read_text())
+                theirs, self.rows = known["settings"], {row["name"]: Row(**row) for row in known["rows"]}
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"sensitivity: resume: {self.path} is not a scan: {error!r}") from error
+            if theirs != settings:
+                raise ValueError(f"sensitivity: resume is a scan with {theirs}, this one has {settings}")
 
     def add(self, row: Row) -> None:
         self.rows[row.name] = row
         if self.path is not None:
             text = json.dumps({"settings": self.settings, "rows": [asdict(r) for r in self.rows.values()]}, indent=1)
-            written = self.path.with_suffix(self.path.suffix + ".part")
-            written.write_text(text + "\n")
-            written.replace(self.path)
+            write_text(self.path, text + "\n")
 
 
 @contextmanager

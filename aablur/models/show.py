@@ -31,10 +31,9 @@ def cells(report: Report) -> list[list[str]]:
 
 
 def summary(report: Report) -> str:
-    many = len(report.sites)
-    return (
-        f"{type(report.model).__name__}: {many} sampling place{'s' * (many != 1)}, {len(report.unfiltered)} unfiltered"
-    )
+    many, name = len(report.sites), type(report.model).__name__
+    about = "".join(f"; {what}: {where}" for what, where in report.about.items())
+    return f"{name}: {many} sampling place{'s' * (many != 1)}, {len(report.unfiltered)} unfiltered{about}"
 
 
 def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, width: int = 160) -> str:
@@ -42,23 +41,33 @@ def text_table(headings: tuple[str, ...], rows: list[list[str]], title: str, wid
     try:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text  # plain: names in brackets are no markup
     except ImportError:
         lines = [list(headings), *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
         body = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
         return "\n".join([title, *body])
-    made = Table(title=title, title_justify="left")
+    made = Table(title=Text(title), title_justify="left")
     for heading in headings:
         made.add_column(heading, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width)
     console.print(made)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())  # pyright: ignore
 
 
 def as_text(report: Report) -> str:
-    return text_table(HEADINGS, cells(report), summary(report))
+    tables = [text_table(HEADINGS, cells(report), summary(report))]
+    if report.upsampling:
+        rows = [[u.name, u.kind, by(u.factor), u.filter or "none", u.source] for u in report.upsampling]
+        tables.append(text_table(("where", "what", "factor", "filter", "source"), rows, "Upsampling"))
+    return "\n".join(tables)
+
+
+def as_drawn(text: str) -> str:
+    """A text that matplotlib draws as it is: dollars enclose no formula."""
+    return text.replace("$", r"\$")
 
 
 def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
@@ -67,14 +76,16 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     matplotlib.use("Agg", force=False)
     plt = require("matplotlib.pyplot", "a plot", "models")
     sites = report.sites
-    names = [s.name for s in sites]
+    names = [as_drawn(s.name) for s in sites]
     maps = report.heatmaps() if heatmaps and sites else None
-    columns = min(6, max(1, len(sites)))
+    columns = min(6, max(1, len(sites)))  # of heat maps
     rows = -(-len(sites) // columns) if maps is not None else 0
     bars = max(2.0, 0.3 * len(sites) + 1)
     figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
+    figure.suptitle(as_drawn(summary(report)), fontsize=10)
     grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
-    colours = ["tab:blue" if s.filtered else "tab:red" for s in sites]
+    colour_of = {None: "tab:red", "weak": "tab:orange"}
+    colours = [colour_of.get(s.filter, "tab:blue") for s in sites]
     titles = ("energy above the new Nyquist limit", "equivariance error")
     for i, (title, key) in enumerate(zip(titles, ("aliasing", "equivariance"), strict=True)):
         ax = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
@@ -82,8 +93,10 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
         ax.set_yticks(range(len(sites)), names if i == 0 else [""] * len(sites), fontsize=8)
         ax.invert_yaxis()
         ax.set_title(title, fontsize=10)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in ("tab:red", "tab:blue")]
-    figure.axes[1].legend(handles, ["no filter", "filtered"], fontsize=8, loc="lower right")
+    names_of = {"tab:red": "no filter", "tab:orange": "weak filter", "tab:blue": "filtered"}
+    shown = [c for c in names_of if c in colours]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in shown]
+    figure.axes[1].legend(handles, [names_of[c] for c in shown], fontsize=8, loc="lower right")
     image = None
     if maps is not None:
         top = max(1e-6, float(maps.nan_to_num().max()))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ..geometry import binomial
+from . import filters
 from .tape import Node, Ref, Tape
-from .views import split_axes
+from .views import inner_parts, split_axes
 
 TRANSPARENT = {  # these hand a map on, pixel by pixel
     "pad", "contiguous", "to", "type", "float", "half", "dropout", "dropout2d", "clone", "detach", "permute",
     "movedim", "transpose",
 }  # fmt: skip
+RESHAPES = frozenset(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"))
+UNREPAIRED = frozenset(("index", "as_strided", "grid_sample", "fractional_pool", "reduce"))  # found, but left alone
+_SCALES = frozenset(("mul", "__mul__", "__rmul__", "div", "truediv", "__truediv__"))
 
 
 @dataclass(eq=False)
@@ -27,13 +32,15 @@ class Site:
         name: the module's path, which ``#2`` and so on tell apart where a module samples in several places.
         path: of the module whose forward samples; "" is the model itself.
         kind: "conv", "max_pool", "avg_pool", "lp_pool", "adaptive_pool", "slice", "space_to_depth", "unfold",
-            "interpolate" or "blur_pool".
+            "interpolate", "blur_pool", or one of `UNREPAIRED`: "index" (index_select, a tensor of positions),
+            "as_strided", "grid_sample", "fractional_pool", "reduce" (a mean or maximum over split axes).
         source: file and line.
         stride: one an axis that is sampled. A fraction for interpolations.
         axes: the axes of the map that are sampled, counted from its end: (-2, -1) for the height and width of NCHW.
         map_size, out_size: along those axes, of the map that is sampled and of the result.
         channels: of the sampled map.
-        filter: what keeps it from aliasing: "blur" (a low-pass filter), "average" (a box), or None.
+        filter: what keeps it from aliasing: "blur" (a low-pass filter), "average" (a box), "weak" (a filter too short
+            for the stride), or None; see `filters.judge`.
         nodes: the tape's nodes that it stands for; the first takes the map.
         aliasing, equivariance: what `aablur.audit` measured; None where nothing was.
     """
@@ -52,6 +59,7 @@ class Site:
     kernel: tuple[int, ...] = ()
     starts: tuple[int, ...] = ()  # of slices: the first pixel that is kept, along each axis
     gives_a_map: bool = True  # its output has the axes of its input
+    unsplit: tuple[int, ...] = ()  # of "reduce": the shape of the map before its axes were split
     aliasing: float | None = None
     equivariance: float | None = None
     node: Node = field(default=None, repr=False)  # type: ignore - the first of `nodes`
@@ -81,25 +89,6 @@ def rank_of(op: str) -> int:
     return int(next(c for c in op if c.isdigit()))
 
 
-def is_low_pass(weight: Tensor, groups: int, channels: int, stride: tuple[float, ...]) -> bool:
-    """Whether a convolution is a blur: one positive filter a channel, that damps what the stride would fold.
-
-    The mean power of its response above the new Nyquist limit (of the frequencies along each axis on its own, the
-    others at zero) must be at most 0.3 of that at frequency zero; Rect-2 has 0.18, a single tap 1.
-    """
-    if weight.shape[1] != 1 or groups != channels or weight.shape[0] != channels or bool((weight < 0).any()):
-        return False
-    filters = weight.detach().double().flatten(0, 1)
-    for axis, s in zip(range(-len(stride), 0), stride, strict=True):
-        others = [a for a in range(1, filters.ndim) if a - filters.ndim != axis]
-        profile = filters.sum(others) if others else filters
-        power = torch.fft.rfft(profile, 256).abs().square()
-        damped = power[:, math.floor(256 / (2 * max(s, 2))) + 1 :].mean(1)
-        if bool((power[:, 0] == 0).any()) or bool((damped > 0.3 * power[:, 0]).any()):
-            return False
-    return True
-
-
 # ---- one reader a kind: (node, tape) -> what is known of the site, or None --------------------------------
 
 
@@ -113,14 +102,15 @@ def _window(node: Node, stride_at: int) -> tuple[int, tuple[int, ...], tuple[int
 def _conv(node: Node, tape: Tape) -> dict[str, Any] | None:
     rank = rank_of(node.op)
     weight = node.facts["weight"]
-    stride = per_axis(node.argument(3, "stride", 1), rank)
+    stride, dilation = (per_axis(node.argument(i, n, 1), rank) for i, n in ((3, "stride"), (5, "dilation")))
     groups, channels = node.argument(6, "groups", 1), node.args[0].shape[-rank - 1]
-    blur = is_low_pass(weight, groups, channels, stride)
+    blur = filters.of_convolution(weight, groups, channels, dilation)
+    is_blur = blur is not None and filters.judge([blur], stride, range(-rank, 0)) is not None
     return {
-        "kind": "blur_pool" if blur else "conv",
+        "kind": "blur_pool" if is_blur else "conv",
         "stride": stride,
         "kernel": tuple(weight.shape[2:]),
-        "filter": "blur" if blur else None,
+        "filters": [blur] if is_blur else [],
     }
 
 
@@ -133,7 +123,7 @@ def _avg_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
     _, kernel, stride = _window(node, 2)
     if all(n == 1 for n in node.shape[-len(kernel) :]) and kernel == node.args[0].shape[-len(kernel) :]:
         return None  # the whole map to one value
-    return {"kind": "avg_pool", "stride": stride, "kernel": kernel, "filter": "average"}
+    return {"kind": "avg_pool", "stride": stride, "kernel": kernel, "filters": [filters.box(kernel)]}
 
 
 def _lp_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
@@ -148,24 +138,22 @@ def _lp_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
     }
 
 
-def _adaptive_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
-    rank = rank_of(node.op)
+def _adaptive_kind(node: Node, rank: int, kind: str) -> dict[str, Any]:
+    """Of an op that takes a map to another size."""
     sizes = zip(node.args[0].shape[-rank:], node.shape[-rank:], strict=True)
-    stride = tuple(n / m if 1 < m < n else 1 for n, m in sizes)
-    return {"kind": "adaptive_pool", "stride": stride, "filter": "average" if "avg" in node.op else None}
+    return {"kind": kind, "stride": tuple(n / m if 1 < m < n else 1 for n, m in sizes)}
+
+
+def _adaptive_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
+    found = _adaptive_kind(node, rank_of(node.op), "adaptive_pool")
+    return found | {"filter": "average" if "avg" in node.op else None}
 
 
 def _interpolate(node: Node, tape: Tape) -> dict[str, Any] | None:
-    rank = len(node.shape) - 2
-    sizes = zip(node.args[0].shape[-rank:], node.shape[-rank:], strict=True)
-    stride = tuple(n / m if 1 < m < n else 1 for n, m in sizes)
     mode = node.argument(3, "mode", "nearest")
     smooth = node.argument(6, "antialias", False)
-    return {
-        "kind": "interpolate",
-        "stride": stride,
-        "filter": "blur" if smooth else "average" if mode == "area" else None,
-    }
+    found = _adaptive_kind(node, len(node.shape) - 2, "interpolate")
+    return found | {"filter": "blur" if smooth else "average" if mode == "area" else None}
 
 
 def as_taps(taps: Any, rank: int) -> tuple[Any, ...]:
@@ -176,11 +164,13 @@ def as_taps(taps: Any, rank: int) -> tuple[Any, ...]:
 def _blur(node: Node, tape: Tape) -> dict[str, Any] | None:
     rank = rank_of(node.op)
     taps = as_taps(node.kwargs["taps"], rank)
+    values = as_taps(node.facts["taps"], rank)
+    blur = filters.of_taps([torch.tensor(binomial(t)) if isinstance(t, int) else t for t in values])
     return {
         "kind": "blur_pool",
         "stride": per_axis(node.kwargs["stride"], rank),
         "kernel": tuple(t.shape[-1] if isinstance(t, Ref) else t for t in taps),
-        "filter": "blur",
+        "filters": [] if blur is None else [blur],
     }
 
 
@@ -251,11 +241,66 @@ def _reshape(node: Node, tape: Tape) -> dict[str, Any] | None:
     return {"kind": "space_to_depth", "stride": stride, "axes": axes, "nodes": nodes, "kernel": stride}
 
 
+def _fractional_pool(node: Node, tape: Tape) -> dict[str, Any] | None:
+    return _adaptive_kind(node, rank_of(node.op), "fractional_pool")
+
+
+def _index(node: Node, tape: Tape) -> dict[str, Any] | None:
+    """Positions in a tensor: steps of one size, or fewer positions than pixels, in order."""
+    shape, axes, stride = node.args[0].shape, [], []
+    for axis, positions in node.facts.get("positions", ()):
+        steps = {b - a for a, b in pairwise(positions)}
+        if len(shape) < 3 or axis <= 1 - len(shape) or not steps or min(steps) < 1:
+            continue  # pictures or channels; a shuffle, a table
+        step = steps.pop() if len(steps) == 1 else (positions[-1] - positions[0]) / (len(positions) - 1)
+        if step > 1:
+            axes.append(axis)
+            stride.append(step)
+    return {"kind": "index", "stride": tuple(stride), "axes": tuple(axes)} if axes else None
+
+
+def _as_strided(node: Node, tape: Tape) -> dict[str, Any] | None:
+    shape, had, made = node.args[0].shape, node.facts["strides"], node.argument(2, "stride")
+    rank = len(shape)
+    if rank < 3 or len(made) < rank:
+        return None
+    steps = {a: made[a + rank] / had[a] for a in range(2 - rank, 0) if had[a] and node.shape[a + rank] > 1}
+    found = {
+        a: int(s) for a, s in steps.items() if s > 1 and s == int(s) and s * node.shape[a + rank] <= shape[a] + s - 1
+    }
+    return {"kind": "as_strided", "stride": tuple(found.values()), "axes": tuple(found)} if found else None
+
+
+def _grid_sample(node: Node, tape: Tape) -> dict[str, Any] | None:
+    """By the distance of the points in pixels, whatever the sizes."""
+    return {"kind": "grid_sample", "stride": tuple(s if s > 1.01 else 1 for s in node.facts["distances"])}
+
+
+def _reduce(node: Node, tape: Tape) -> dict[str, Any] | None:
+    """A mean or maximum over the inner parts of axes that a view has split."""
+    dims = node.argument(1, "dim", node.kwargs.get("axis"))
+    if dims is None or isinstance(dims, Ref):
+        return None
+    view = tape.nodes[node.args[0].node] if node.args[0].node is not None else None
+    if view is None or view.op not in ("reshape", "view", "unflatten") or not isinstance(view.args[0], Ref):
+        return None
+    split = inner_parts(view, [dims] if isinstance(dims, int) else list(dims))
+    if not split:
+        return None
+    axes, stride = zip(*split.items(), strict=True)
+    mean = [filters.box(stride)] if node.op in ("mean", "sum") else []
+    return {"kind": "reduce", "stride": stride, "axes": axes, "filters": mean, "unsplit": view.args[0].shape}
+
+
 _READERS: dict[str, Callable[[Node, Tape], dict[str, Any] | None]] = {
     "pixel_unshuffle": _pixel_unshuffle,
     "unfold": _unfold,
     "interpolate": _interpolate,
-    "__getitem__": _getitem,
+    "__getitem__": lambda node, tape: _getitem(node, tape) or _index(node, tape),
+    "index_select": _index,
+    "as_strided": _as_strided,
+    "grid_sample": _grid_sample,
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min"), _reduce),
     **dict.fromkeys(("reshape", "view", "unflatten"), _reshape),
 }
 for _r in (1, 2, 3):
@@ -264,6 +309,7 @@ for _r in (1, 2, 3):
     _READERS |= {f"max_pool{_r}d": _max_pool, f"max_pool{_r}d_with_indices": _max_pool}
     _READERS |= {f"adaptive_{m}_pool{_r}d": _adaptive_pool for m in ("avg", "max")}
     _READERS[f"adaptive_max_pool{_r}d_with_indices"] = _adaptive_pool
+    _READERS |= dict.fromkeys((f"fractional_max_pool{_r}d", f"fractional_max_pool{_r}d_with_indices"), _fractional_pool)
 
 
 def _read(node: Node, tape: Tape) -> dict[str, Any] | None:
@@ -273,30 +319,72 @@ def _read(node: Node, tape: Tape) -> dict[str, Any] | None:
     return reader(node, tape)
 
 
-def filter_before(node: Node, tape: Tape) -> str | None:
-    """What filters the map that a node takes, at stride 1 right before it."""
+def filters_before(node: Node, tape: Tape) -> list[filters.Filter]:
+    """The filters that the map of a node went through at stride 1 right before it, one after the other."""
+    found: list[filters.Filter] = []
+    shape: tuple[int, ...] | None = None  # of the map after reshapes, which must leave the filtered axes as they are
     while (source := node.args[0].node if node.args and isinstance(node.args[0], Ref) else None) is not None:
         node = tape.nodes[source]
-        if node.op in TRANSPARENT:
+        if is_handed_on(node):
+            shape = shape or (node.shape if node.op in RESHAPES else None)
             continue
-        if node.op.startswith(("conv", "avg_pool", "blur_pool", "max_blur_pool")):
-            found = _read(node, tape)
-            return None if found is None else found.get("filter")
-        return None
-    return None
+        mine = read_filters(node, tape)
+        rank = len(mine[0].power) if mine else 0
+        if not mine or (shape and node.shape[-rank:] not in (shape[-rank:], shape[-rank - 1 : -1])):
+            break
+        found += mine
+        if node.op.startswith("max"):
+            break
+    return found
 
 
-def find_sites(tape: Tape) -> list[Site]:
-    """Every place of a tape where a map is sampled, in the order in which they run.
+def is_handed_on(node: Node) -> bool:
+    """Whether a node hands a map on pixel by pixel: filters before and after it are one after the other."""
+    return node.op in TRANSPARENT | RESHAPES or (node.op in _SCALES and len(node.inputs) == 1) or _crops(node)
+
+
+def read_filters(node: Node, tape: Tape) -> list[filters.Filter]:
+    """What a node at stride 1 filters."""
+    read = _read(node, tape) if node.op.startswith(("conv", "avg_pool", "blur_pool", "max_blur_pool")) else None
+    return read.get("filters", []) if read and all(s == 1 for s in read["stride"]) else []
+
+
+def _crops(node: Node) -> bool:
+    """Whether a node takes a window of a map, all pixels of it."""
+    if node.op != "__getitem__" or not isinstance(node.args[0], Ref):
+        return node.op == "narrow"
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(i is Ellipsis or (isinstance(i, slice) and i.step in (None, 1)) for i in index)
+
+
+def _verdict(
+    node: Node, tape: Tape, found: dict[str, Any], axes: tuple[int, ...], stride: tuple[float, ...]
+) -> str | None:
+    """What keeps a map that is sampled from aliasing: its own filter, and those before it."""
+    if (declared := found.get("filter")) is not None:
+        return declared
+    mine = found.get("filters", [])
+    if not (mine and node.op.startswith("max")):
+        mine = mine + filters_before(node, tape)
+    # a filter's axes are its last; of a map with its channels last they lie one before
+    shift = 1 if (-1 not in axes and len(axes) > 1) or any(-a > len(f.power) for f in mine for a in axes) else 0
+    return filters.judge(mine, stride, [a + shift for a in axes])
+
+
+def find_sites(tape: Tape, every: bool = False) -> list[Site]:
+    """The places of a tape where a map is sampled, in the order in which they run.
 
     Counted are strided convolutions, max, average, lp and adaptive pools, strided slices, space-to-depth (slices of
     every phase, reshapes, pixel_unshuffle, unfold), interpolations to fewer pixels, and blur pools. A pool of a whole
     map to one value is none, nor is one whose output has the size of its input.
+
+    Args:
+        every: also those for which there is no repair: `UNREPAIRED`, and blur pools that are too weak.
     """
     sites: list[Site] = []
     for node, found in _sampling(tape):
         axes = found.get("axes") or tuple(range(-len(found["stride"]), 0))
-        shape = _unpadded(node, tape)
+        shape = found.get("unsplit") or _unpadded(node, tape)
         last = tape.nodes[found.get("nodes", (node.index,))[-1]]
         stride = found["stride"]
         kept = [i for i, s in enumerate(stride) if s > 1]
@@ -318,17 +406,19 @@ def find_sites(tape: Tape) -> list[Site]:
             map_size=size,
             out_size=out,
             channels=channels,
-            filter=found.get("filter") or filter_before(node, tape),
+            filter=_verdict(node, tape, found, axes, stride),
             nodes=found.get("nodes", (node.index,)),
             kernel=tuple(found.get("kernel", ())),
             starts=found.get("starts", ()),
+            unsplit=found.get("unsplit", ()),
             node=node,
             last=last,
             gives_a_map=len(last.shape) == len(shape)
             and all(last.shape[a] == n for a, n in zip(axes, out, strict=True)),
         )
         sites.append(site)
-    return _numbered(sites)
+    kept = [s for s in _numbered(sites) if every or s.kind not in UNREPAIRED]
+    return [s for s in kept if every or s.kind != "blur_pool" or s.filter == "blur"]
 
 
 def _unpadded(node: Node, tape: Tape) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -155,6 +156,14 @@ class Recorder(TorchFunctionMode):
     def _facts(self, node: Node, args: Any, kwargs: Any) -> None:
         if node.op.startswith("conv") and (weight := args[1] if len(args) > 1 else kwargs.get("weight")) is not None:
             node.facts["weight"] = weight.detach()
+        if "blur_pool" in node.op:
+            node.facts["taps"] = kwargs["taps"]
+        if node.op in ("index_select", "__getitem__"):
+            node.facts["positions"] = _positions(args, kwargs)
+        if node.op == "as_strided":
+            node.facts["strides"] = args[0].stride()
+        if node.op == "grid_sample":
+            node.facts["distances"] = _distances(args[0], args[1] if len(args) > 1 else kwargs["grid"])
 
     # ---- modules
 
@@ -195,6 +204,43 @@ class Recorder(TorchFunctionMode):
         super().__exit__(*exc)
 
 
+def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
+    """(axis from the end, positions) of the tensors of whole numbers, each along one axis, that index a tensor."""
+    x = args[0]
+    if not isinstance(x, Tensor):
+        return []
+    if not isinstance(args[1] if len(args) > 1 else None, tuple):  # index_select(x, dim, index), or x[index]
+        named = [*args[1:], *(kwargs[key] for key in ("dim", "index") if key in kwargs)]
+        pairs = [(named[0] if len(named) > 1 else 0, named[-1])]
+    else:
+        index = args[1]
+        used = sum(i is not None and i is not Ellipsis for i in index)
+        pairs, axis = [], 0
+        for i in index:
+            pairs.append((axis, i))
+            axis += x.ndim - used if i is Ellipsis else i is not None
+    found = []
+    for axis, i in pairs:
+        if (
+            isinstance(i, Tensor)
+            and not i.is_floating_point()
+            and i.dtype != torch.bool
+            and i.numel() == max(i.shape, default=0)
+        ):
+            found.append((axis if axis < 0 else axis - x.ndim, i.flatten().tolist()))
+    return found
+
+
+def _distances(x: Tensor, grid: Tensor) -> tuple[float, ...]:
+    """How far neighbouring points of a grid are apart along each axis, in pixels: the median."""
+    rank, found = grid.shape[-1], []
+    for k in range(rank):  # the last coordinate of a point is along the first axis
+        points = grid[..., rank - 1 - k].detach().float()
+        steps = points.diff(dim=k + 1).abs()
+        found.append(float(steps.median()) * x.shape[k + 2] / 2 if steps.numel() else 1.0)
+    return tuple(found)
+
+
 def _source() -> str:
     """The file and line that is being run, of the nearest frame outside of torch and of this package."""
     frame = sys._getframe(1)
@@ -210,7 +256,8 @@ def _source() -> str:
 
 
 def as_args(example_input: Any) -> tuple[Any, ...]:
-    return tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    """The arguments of a call: a tuple has several, a list or dict (of a detector's pictures) is one."""
+    return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
 @contextmanager
@@ -226,11 +273,24 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             m.training = True
 
 
+def uninitialised(model: nn.Module) -> bool:
+    """Whether it has lazy modules that have not seen an input."""
+    return any(map(is_lazy, (*model.parameters(), *model.buffers())))
+
+
+def initialise(model: nn.Module, example_input: Any) -> None:
+    """Lets lazy modules see an input, as any first run does: a tape of that run would be of their making."""
+    if uninitialised(model):
+        with undisturbed(model):
+            model(*as_args(example_input))
+
+
 def record(
     model: nn.Module, example_input: Any, observers: Mapping[Node, Observer] | None = None,
     evaluate: Observer | None = None, stop: bool = False,
 ) -> Tape:  # fmt: skip
     """The tape of ``model(*example_input)``, in eval mode; the arguments are those of `Recorder`."""
+    initialise(model, example_input)
     recorder = Recorder(model, observers, evaluate, stop)
     with undisturbed(model), recorder, suppress(_Enough):
         model(*as_args(example_input))

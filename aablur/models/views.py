@@ -65,6 +65,32 @@ def _order(node: Node, rank: int) -> list[int] | None:
     return None
 
 
+def _windows(axes: _Axes, last: int, channels: int, whole: set[int], cut: int) -> bool:
+    """Whether steps beside a whole axis are windows of attention as long as the map: its channels, last, stay alone,
+    and several axes are cut, or the windows have joined the batch.
+    """
+    alone = [(p.axis, p.size) for p in axes[-1]] == [(last, channels)]
+    return alone and last not in whole and (cut > 1 or any(p.axis > 0 for p in axes[0]))
+
+
+def inner_parts(view: Node, dims: list[int]) -> dict[int, int]:
+    """The axes of a map (from the end) that a view splits, with the steps of those parts that ``dims`` of it are.
+
+    Those of channels are left out: axis 1 alone, and the last of a map of three axes.
+    """
+    shape = view.args[0].shape
+    axes = _regroup([[_Part(i, 1, n)] if n > 1 else [] for i, n in enumerate(shape)], view.shape)
+    reduced = {d % len(view.shape) for d in dims}
+    kept = {p.axis for i, group in enumerate(axes or []) if i not in reduced for p in group if p.axis > 0}
+    found = {}
+    for dim in dims if axes is not None and len(shape) > 2 else ():
+        group = axes[dim % len(view.shape)]  # pyright: ignore[reportOptionalSubscript]
+        if len(group) == 1 and group[0].step == 1 and group[0].axis in kept and group[0].size < shape[group[0].axis]:
+            found[group[0].axis - len(shape)] = group[0].size
+    is_map = any(a > 1 - len(shape) for a in found) and not (len(shape) == 3 and len(found) == 1)
+    return dict(sorted(found.items())) if is_map else {}
+
+
 def split_axes(node: Node, tape: Tape) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | None:
     """Whether a reshape begins a space-to-depth: it cuts an axis in steps, which end up beside whole channels.
 
@@ -95,7 +121,7 @@ def split_axes(node: Node, tape: Tape) -> tuple[tuple[int, ...], tuple[int, ...]
             cut = sorted(
                 {p.axis: p.size for p in group if p.step == 1 and p.axis > 0 and p.size < shape[p.axis]}.items()
             )
-            if cut and whole:
+            if cut and whole and not _windows(axes, len(shape) - 1, shape[-1], whole, len(cut)):
                 return tuple(a - len(shape) for a, _ in cut), tuple(s for _, s in cut), tuple(chain)
         users = [tape.nodes[i] for i in node.users]
         if len(users) != 1 or users[0].op not in _VIEWS:

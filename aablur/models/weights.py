@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..geometry import shown
 from .antialias import antialias
 from .example import example_for
 from .sites import Site, find_sites
@@ -87,7 +88,7 @@ def load_antialiased(
         ValueError: the checkpoint does not fit the model, or the model is repaired already.
     """
     if source is not None and source not in _SOURCES:
-        raise ValueError(f"load_antialiased: source must be one of {', '.join(_SOURCES)}, got {source!r}")
+        raise ValueError(f"load_antialiased: source must be one of {', '.join(_SOURCES)}, got {shown(source)}")
     if any(is_repaired(m) for m in model.modules()):
         raise ValueError("load_antialiased: model is repaired already: aablur.restore(model) undoes it")
     renamed = rename(without_filters(state_dict), model)

@@ -142,7 +142,7 @@ class _Items(Dataset):
         i = self.share[position]
         try:
             return i, self.data[i], None
-        except (OSError, SyntaxError) as error:  # what Pillow raises for files that are missing, cut or no images
+        except Exception as error:  # of any kind: decoders of images raise what they meet in a damaged file
             return i, None, f"{type(error).__name__}: {error}"
 
 

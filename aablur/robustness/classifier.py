@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..geometry import shown
+from ..models.tape import uninitialised
 from .digest import digest_of
 from .statistics import Outcomes
 
@@ -36,7 +38,7 @@ class Classifier:
         if not callable(model):
             raise TypeError(f"measure: model must be a module or a function, got {type(model).__name__}")
         if amp not in (None, torch.bfloat16, torch.float16):
-            raise TypeError(f"measure: amp must be torch.bfloat16, torch.float16 or None, got {amp!r}")
+            raise TypeError(f"measure: amp must be torch.bfloat16, torch.float16 or None, got {shown(amp)}")
         tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
         here = tensors[0].device if tensors else torch.device("cpu")
         self.device = here if device is None else torch.device(device)
@@ -58,7 +60,9 @@ class Classifier:
             return None
         tensor = torch.as_tensor(values, dtype=torch.float64).reshape(-1, 1, 1)
         if not tensor.isfinite().all() or (name == "std" and not (tensor > 0).all()):
-            raise ValueError(f"measure: {name} must be finite{' and above 0' if name == 'std' else ''}, got {values!r}")
+            raise ValueError(
+                f"measure: {name} must be finite{' and above 0' if name == 'std' else ''}, got {shown(values)}"
+            )
         return tensor.to(self.device, self.dtype)
 
     @contextmanager
@@ -69,7 +73,13 @@ class Classifier:
         if isinstance(self.model, nn.Module):
             self.model.eval()
         try:
-            with torch.inference_mode(), torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+            # parameters that a lazy module makes in inference mode could never be trained
+            lazy = isinstance(self.model, nn.Module) and uninitialised(self.model)
+            with (
+                torch.no_grad(),
+                torch.inference_mode(not lazy),
+                torch.autocast(self.device.type, self.amp, enabled=self.amp is not None),
+            ):
                 yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
@@ -141,7 +151,13 @@ class Classifier:
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def fingerprint(self) -> str:
-        """Of what the model computes: its structure and every number in it."""
+        """Of what the model computes: its structure and every number in it.
+
+        Raises:
+            ValueError: it has lazy modules, whose numbers are not there yet.
+        """
+        if isinstance(self.model, nn.Module) and uninitialised(self.model):
+            raise ValueError("measure: state needs a model whose weights are there: run its lazy modules once before")
         state = self.model.state_dict() if isinstance(self.model, nn.Module) else {}
         tensors = ((name, value) for name, value in state.items() if isinstance(value, Tensor))
         return digest_of(re.sub(r"0x[0-9a-f]+", "", repr(self.model)), tensors)

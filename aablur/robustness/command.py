@@ -16,7 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..models.loading import MEAN, STD, input_size, load_model
+from ..files import remove
+from ..models.commands import at_least
+from ..models.example import input_shape, picture_noise
+from ..models.loading import MEAN, STD, load_model, warn_if_random, weights_named
+from ..models.tape import initialise
 from .batches import Source
 from .data import BUNDLED, ImageFolder, WithChannels
 from .extras import require
@@ -40,20 +44,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pretrained", action="store_true", help="the libraries' own weights, which they may download")
     add("--measure", nargs="+", choices=(*SUITES, "all"), default=list(STANDARD), help="default: %(default)s")
     add("--layers", action="store_true", help="also maps of where equivariance is lost inside the models")
-    add("--size", type=int, help="side of what the model is given; default: what the model or the data ask for")
-    add("--range", type=int, help="of the shifts, in pixels (default 32; digits 2, mnist5k 6)")
+    add(
+        "--size",
+        type=at_least(1),
+        metavar="N",
+        help="side of what the model is given; default: what the model or the data ask for",
+    )
+    add("--range", type=at_least(0), metavar="N", help="of the shifts, in pixels (default 32; digits 2, mnist5k 6)")
     add("--padding", choices=PADDINGS, help="where shifted pixels come from (default crop; digits, mnist5k zeros)")
     add("--mean", type=float, nargs="+", help="of normalisation; default: the model's, or ImageNet's for torchvision")
     add("--std", type=float, nargs="+")
-    add("--channels", type=int, choices=(1, 3), help="3 repeats a grey image")
-    add("--limit", type=int, metavar="N", help="measure N images at most, spread evenly over the data")
-    add("--seed", type=int, default=0)
+    add("--channels", type=int, choices=(1, 3), help="3 repeats a grey image; default: what the model takes")
+    add("--limit", type=at_least(1), metavar="N", help="measure N images at most, spread evenly over the data")
+    add("--seed", type=at_least(0), metavar="N", default=0)
     add("--device", help="cpu, cuda, ... (default: cuda where there is one; one a process under torchrun)")
     add("--amp", choices=tuple(AMP), default="none", help="autocast (default %(default)s)")
     add("--channels-last", action="store_true", help="run in channels_last memory format")
-    add("--batch-size", type=int, default=32)
-    add("--images-per-forward", type=int, metavar="N", help="default: what suits the device")
-    add("--workers", type=int, default=0, help="processes that read images")
+    add("--batch-size", type=at_least(1), metavar="N", default=32)
+    add("--images-per-forward", type=at_least(1), metavar="N", help="default: what suits the device")
+    add("--workers", type=at_least(0), metavar="N", default=0, help="processes that read images")
     add("--out", type=Path, default=Path("robustness"), help="folder of report.html, results.csv, a JSON a model")
     add("--fresh", action="store_true", help="begin anew, where an interrupted run left its state in --out")
 
@@ -63,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         specs = [args.model, *args.compare]
         names = _names(specs)
         args.out.mkdir(parents=True, exist_ok=True)
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        states = [state_path(args.out / f"{name}.state.json", rank, world) for name in names]
+        for state in states if args.fresh else ():
+            remove(state)
         results = []
         for spec, name in zip(specs, names, strict=True):
             results.append(_one(args, spec, name, rank))
@@ -70,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
                 _write(args.out, results)
             if not results[-1].complete:
                 break
+        else:  # until all are written, each can be taken up again
+            for state in states:
+                remove(state)
         if rank == 0:
             _show(results)
             print(f"{args.out / 'report.html'}: tables and figures; results.csv and *.json beside it: the numbers")
@@ -77,26 +93,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(args: argparse.Namespace, spec: str, name: str, rank: int) -> Result:
-    """Measures one model. Its state lies beside the results until it is complete."""
+    """Measures one model, or goes on from the state beside the results."""
     named, _, checkpoint = spec.partition("@")
     model = load_model(named, checkpoint or None, args.pretrained)
+    weights = weights_named(named, checkpoint or None, args.pretrained)
+    if rank == 0:
+        warn_if_random(spec, weights)
     data, size, range_, padding = _data(args, model)
     mean, std = _normalisation(args, named, model)
-    state = args.out / f"{name}.state.json"
-    mine = state_path(state, rank, dist.get_world_size() if dist.is_initialized() else 1)
-    if args.fresh:
-        mine.unlink(missing_ok=True)
+    initialise(model, picture_noise((1, args.channels or input_shape(model)[0], size, size)))
     result = measure(
         model, data, suite(SUITES if "all" in args.measure else args.measure, range_, padding), name=name, size=size,
         mean=mean, std=std, device=args.device, channels_last=args.channels_last, amp=AMP[args.amp],
         batch_size=args.batch_size, images_per_forward=args.images_per_forward, workers=args.workers,
-        limit=args.limit, seed=args.seed, state=state,
+        limit=args.limit, seed=args.seed, state=args.out / f"{name}.state.json",
     )  # fmt: skip
     if args.layers and result.images and rank == 0:
         result = replace(result, layers=_layers(args.device, model, data, size, mean, std))
-    if result.complete:
-        mine.unlink(missing_ok=True)
-    return result
+    return replace(result, settings={"weights": weights, "data": args.data, **result.settings})
 
 
 def _layers(device: Any, model: nn.Module, data: Any, size: int, mean: Any, std: Any) -> dict[str, Any]:
@@ -114,7 +128,7 @@ def _data(args: argparse.Namespace, model: nn.Module) -> tuple[Any, int, int, st
     range_ = args.range if args.range is not None else bundled.range if bundled else 32
     padding = args.padding or (bundled.padding if bundled else "crop")
     context = range_ if padding == "crop" else 0
-    size = args.size or (bundled.size if bundled and bundled.size else input_size(model))
+    size = args.size or (bundled.size if bundled and bundled.size else input_shape(model)[-1])
     if bundled is None:
         data: Any = ImageFolder(args.data, size + context)
     elif bundled.size is None:
@@ -122,7 +136,8 @@ def _data(args: argparse.Namespace, model: nn.Module) -> tuple[Any, int, int, st
     else:
         data = bundled.load()
         size = min(size, bundled.size - context)
-    return (WithChannels(data, args.channels) if args.channels else data), size, range_, padding
+    channels = args.channels or input_shape(model)[0]
+    return (WithChannels(data, channels) if channels in (1, 3) else data), size, range_, padding
 
 
 def _normalisation(args: argparse.Namespace, spec: str, model: nn.Module) -> tuple[Any, Any]:
@@ -165,6 +180,7 @@ def _show(results: list[Result]) -> None:
         table.add_row(perturbation, statistic, *shown)
     require("rich.console", "the table").Console(width=None if sys.stdout.isatty() else 160).print(table)
     for r in results:
+        print(f"{r.model}: weights: {r.settings['weights']}; data: {r.settings['data']}, {r.images} images")
         for i, reason in list(r.skipped.items())[:5]:
             print(f"{r.model}: image {i} could not be read: {reason}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..geometry import shown
 from .extras import require
 from .perturbation import Batch, Perturbation
 from .sequences import mean_ratio
@@ -49,7 +50,7 @@ class Corruption(Perturbation):
     def __post_init__(self) -> None:
         _function(self.kind)
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
-            raise ValueError(f"Corruption: severities must be among {SEVERITIES}, got {self.severities!r}")
+            raise ValueError(f"Corruption: severities must be among {SEVERITIES}, got {shown(self.severities)}")
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -104,7 +105,7 @@ def _function(kind: str) -> tuple[Callable[..., Any], bool]:
     imagecorruptions = require("imagecorruptions", "a corruption")
     known = imagecorruptions.get_corruption_names("all")
     if kind not in known:
-        raise ValueError(f"Corruption: kind must be one of {', '.join(known)}, got {kind!r}")
+        raise ValueError(f"Corruption: kind must be one of {', '.join(known)}, got {shown(kind)}")
     function = imagecorruptions.corruption_dict[kind]
     return function, "seed" in inspect.signature(function).parameters
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..models.pictures import middle, read_picture
 from .extras import require
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -22,26 +23,35 @@ class ImageFolder(Dataset):
 
     Each image's shorter side is scaled to size (bilinear, anti-aliased) and its middle is cut out. Classes are numbered
     in the order of their folders' names; or, where all of these are whole numbers, by them. A folder without
-    subfolders gives images without labels.
+    subfolders gives images without labels. Hidden files and folders are passed over.
 
     Args:
         root: the folder.
         size: pixels.
 
     Raises:
-        ValueError: root is no folder, or holds no images.
+        ValueError: root is no folder, or holds no images; two folders have the same number; a folder without images
+            would shift the labels of the others.
     """
 
     def __init__(self, root: str | PathLike[str], size: int) -> None:
         self.root, self.size = Path(root), size
         if not self.root.is_dir():
             raise ValueError(f"ImageFolder: root must be a folder, got {str(root)!r}")
-        names = sorted(p.name for p in self.root.iterdir() if p.is_dir())
-        numbered = bool(names) and all(name.isdecimal() for name in names)
+        names = sorted(p.name for p in self.root.iterdir() if p.is_dir() and p.name[0] != ".")
+        found = {name: _images(self.root / name) for name in names}
+        numbered = all(name.isdecimal() for name in names)
         self.classes = {name: int(name) if numbered else i for i, name in enumerate(names)}
-        self.items: list[tuple[Path, int | None]] = [
-            (path, label) for name, label in self.classes.items() for path in _images(self.root / name)
-        ]
+        of: dict[int, str] = {}
+        for name, label in self.classes.items():
+            if (other := of.setdefault(label, name)) != name:
+                raise ValueError(f"ImageFolder: the folders {other!r} and {name!r} have the same number, {label}")
+            if not found[name] and not numbered and any(found.values()):
+                raise ValueError(
+                    f"ImageFolder: the folder {name!r} of {str(root)!r} holds no images: remove it, as the labels are "
+                    "the folders' places in order, or name all folders by the numbers of their classes"
+                )
+        self.items: list[tuple[Path, int | None]] = [(p, self.classes[n]) for n in names for p in found[n]]
         if not names:
             self.items = [(path, None) for path in _images(self.root)]
         if not self.items:
@@ -52,23 +62,13 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int | None]:
         path, label = self.items[i]
-        image = require("PIL.Image", "reading images")
-        with image.open(path) as opened:
-            return _square(opened.convert("RGB"), self.size), label
+        return read_picture(path, (self.size, self.size), "robustness"), label
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
-
-
-def _square(image: Any, size: int) -> Tensor:
-    """A PIL image, scaled and cut: (3, size, size)."""
-    scale = size / min(image.size)
-    width, height = (max(size, round(n * scale)) for n in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    scaled = image.resize((width, height), require("PIL.Image", "reading images").Resampling.BILINEAR)
-    data = bytearray(scaled.crop((left, top, left + size, top + size)).tobytes())
-    return torch.frombuffer(data, dtype=torch.uint8).view(size, size, -1).permute(2, 0, 1).contiguous()
+def _images(folder: Path) -> list[Path]:
+    """The files of images below a folder, in order; what is hidden, or in a hidden folder, is none."""
+    found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 class Pictures(Dataset):
@@ -126,7 +126,7 @@ def photographs(size: int) -> Pictures:
     image = require("PIL.Image", "reading images")
     loaded = (getattr(data, name)() for name in PHOTOGRAPHS)
     arrays = (found[0] if isinstance(found, tuple) else found for found in loaded)
-    return Pictures(torch.stack([_square(image.fromarray(a).convert("RGB"), size) for a in arrays]))
+    return Pictures(torch.stack([middle(image.fromarray(a), (size, size)) for a in arrays]))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..geometry import shown
 from .statistics import Statistic
 
 
@@ -80,6 +81,6 @@ class Clean(Perturbation):
 def check_int(owner: str, name: str, value: object, low: int) -> None:
     """Raises unless value is an int of at least low."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{owner}: {name} must be an int, got {value!r}")
+        raise TypeError(f"{owner}: {name} must be an int, got {shown(value)}")
     if value < low:
         raise ValueError(f"{owner}: {name} must be at least {low}, got {value}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..models.show import as_drawn
 from .extras import require
 from .statistics import Statistic
 
@@ -56,7 +57,7 @@ def figure(panel: Panel) -> Figure:
     title, width, height, draw = panel
     made = figures.Figure(figsize=(width, height), layout="constrained")
     ax = made.add_subplot()
-    ax.set_title(title, fontsize=10)
+    ax.set_title(as_drawn(title), fontsize=10)
     draw(ax)
     return made
 
@@ -78,12 +79,16 @@ def plot(results: Sequence[Result], path: str | PathLike[str] | None = None) -> 
     all_panels = panels(results)
     if not all_panels:
         raise ValueError("plot: nothing that was measured has a figure")
+    origins = {r.model: (r.settings.get("weights"), r.settings.get("data")) for r in results}
+    said = [f"{model} (weights: {weights}; data: {data})" for model, (weights, data) in origins.items() if weights]
     columns = min(2, len(all_panels))
     rows = math.ceil(len(all_panels) / columns)
     made = figures.Figure(figsize=(7.2 * columns, 3.9 * rows), layout="constrained")
+    if said:
+        made.suptitle(as_drawn("\n".join(said)), fontsize=9)
     for i, (title, _, _, draw) in enumerate(all_panels):
         ax = made.add_subplot(rows, columns, i + 1)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(as_drawn(title), fontsize=10)
         draw(ax)
     if path is not None:
         made.savefig(path, dpi=120)
@@ -118,19 +123,20 @@ def _bar_size(results: Sequence[Result], bars: Bars) -> tuple[float, float]:
 
 def _bars(ax: Axes, results: Sequence[Result], bars: Bars) -> None:
     """A group for each quantity, a bar for each model, with 95 % intervals."""
-    low = 0.95
+    low, bars_of = 0.95, []
     for j, result in enumerate(results):
         here = [(i, _only(result, name, statistic)) for i, (_, name, statistic) in enumerate(bars)]
         drawn = [(i + (j + 0.5) / (len(results) + 1) - 0.5, v) for i, v in here if v is not None]
         low = min([low, *(v.mean - _half(v) for _, v in drawn)])
-        ax.bar(
-            [x for x, _ in drawn], [v.mean for _, v in drawn], 0.9 / (len(results) + 1), label=result.model,
+        made = ax.bar(
+            [x for x, _ in drawn], [v.mean for _, v in drawn], 0.9 / (len(results) + 1),
             yerr=[_half(v) for _, v in drawn], capsize=2, align="edge",
         )  # fmt: skip
-    ax.set_xticks(range(len(bars)), [label for label, _, _ in bars], fontsize=8)
+        bars_of.append((made, result.model))
+    ax.set_xticks(range(len(bars)), [as_drawn(label) for label, _, _ in bars], fontsize=8)
     ax.set_ylim(max(0.0, low - 0.15 * (1 - low) - 0.02), 1)
     ax.grid(axis="y", alpha=0.3)
-    _several(ax, len(results))
+    _several(ax, bars_of)
 
 
 def _only(result: Result, name: str, statistic: Statistic) -> Value | None:
@@ -146,12 +152,14 @@ def _half(value: Value) -> float:
 
 def _curves(ax: Axes, results: Sequence[Result], name: str) -> None:
     """Probability of the label, with its 95 % band, and dotted the largest of the other classes."""
+    lines = []
     for result in results:
         if (measured := result.measurements.get(name)) is None:
             continue
         x = [int(view) for view in measured.views]
         true, wrong = (measured.values[s.value] for s in (Statistic.CONFIDENCE_BY_VIEW, Statistic.WRONG_BY_VIEW))
-        (line,) = ax.plot(x, [v.mean for v in true], label=result.model)
+        (line,) = ax.plot(x, [v.mean for v in true])
+        lines.append((line, result.model))
         low, high = [v.mean - _half(v) for v in true], [v.mean + _half(v) for v in true]
         ax.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
         ax.plot(x, [v.mean for v in wrong], ":", color=line.get_color())
@@ -159,7 +167,7 @@ def _curves(ax: Axes, results: Sequence[Result], name: str) -> None:
     ax.set_ylabel("probability\n(dotted: largest wrong class)", fontsize=8)
     ax.set_ylim(0, 1)
     ax.grid(alpha=0.3)
-    _several(ax, len(results))
+    _several(ax, lines)
 
 
 def _grid(ax: Axes, measured: Measurement) -> None:
@@ -205,7 +213,7 @@ def _layers(ax: Axes, maps: dict[str, list[list[float]]]) -> None:
         row, column = divmod(i, columns)
         inset = ax.inset_axes((column / columns, 1 - (row + 1) / rows, 0.86 / columns, 0.72 / rows))
         inset.imshow(errors, vmin=0, vmax=2, cmap="magma", origin="lower")
-        inset.set_title(name.replace(" (", "\n("), fontsize=6)
+        inset.set_title(as_drawn(name).replace(" (", "\n("), fontsize=6)
         inset.set_xticks([0, len(errors) - 1])
         inset.set_yticks([0, len(errors) - 1])
         inset.tick_params(labelsize=6, length=2)
@@ -213,20 +221,30 @@ def _layers(ax: Axes, maps: dict[str, list[list[float]]]) -> None:
 
 def _kinds(ax: Axes, values: dict[str, dict[str, float]], what: str) -> None:
     """A group of bars for each kind, a bar for each model."""
-    kinds = list(dict.fromkeys(kind for of in values.values() for kind in of))
-    for j, (model, of) in enumerate(values.items()):
+    kinds = list(dict.fromkeys(kind for found in values.values() for kind in found))
+    bars = []
+    for j, (model, found) in enumerate(values.items()):
         x = [i + j / (len(values) + 1) for i in range(len(kinds))]
-        ax.bar(x, [of.get(kind, math.nan) for kind in kinds], 0.9 / (len(values) + 1), label=model)
-    ax.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], rotation=35, ha="right", fontsize=8)
+        bars.append((ax.bar(x, [found.get(kind, math.nan) for kind in kinds], 0.9 / (len(values) + 1)), model))
+    ax.set_xticks(
+        range(len(kinds)), [as_drawn(kind).replace("_", " ") for kind in kinds], rotation=35, ha="right", fontsize=8
+    )
     ax.set_ylabel(what)
     ax.grid(axis="y", alpha=0.3)
-    _several(ax, len(values))
+    _several(ax, bars)
 
 
-def _several(ax: Axes, models: int) -> None:
-    """A legend below the axes, where there are several models."""
-    if models > 1:
+def _several(ax: Axes, drawn: list[tuple[Any, str]]) -> None:
+    """A legend below the axes, where there are several models: what was drawn of each, and its name."""
+    if len(drawn) > 1:
+        handles, names = zip(*drawn, strict=True)
         below = -0.38 if any(label.get_rotation() for label in ax.get_xticklabels()) else -0.2
-        long = max(len(text) for text in ax.get_legend_handles_labels()[1]) > 24
-        columns = 1 if long else min(models, 4)
-        ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, below), ncols=columns)
+        columns = 1 if max(map(len, names)) > 24 else min(len(names), 4)
+        ax.legend(
+            handles,
+            [as_drawn(name) for name in names],
+            fontsize=8,
+            loc="upper center",
+            bbox_to_anchor=(0.5, below),
+            ncols=columns,
+        )

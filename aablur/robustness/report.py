@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from os import PathLike
-from pathlib import Path
 
+from ..files import write_text
+from ..models.loading import RANDOM
 from .corruptions import ALEXNET
 from .plots import figure, panels
 from .result import Result, Value
@@ -21,7 +22,6 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
-td small { opacity: .65; }
 figure { display: inline-block; margin: .5rem; background: #fff; padding: .3rem; border-radius: 6px; }
 figure img { max-width: 100%; display: block; }
 .warning { border-left: 4px solid #d80; padding: .3rem .8rem; background: #d802; }
@@ -56,17 +56,18 @@ def report(results: Sequence[Result], path: str | PathLike[str], title: str = "R
         "<h2>Runs</h2>",
         _table(["", "", *(r.model for r in results)], _runs(results)),
     ]
-    Path(path).write_text(
+    write_text(
+        path,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n",
-        encoding="utf-8",
     )
 
 
 def _warnings(results: Sequence[Result]) -> list[str]:
     said = [f"{r.model}: interrupted; the values are those of {r.images} images." for r in results if not r.complete]
+    said += [f"{r.model}: the weights are random." for r in results if r.settings.get("weights") == RANDOM]
     said += [
         f"{r.model}: {len(r.skipped)} images could not be read, and are left out: "
         + "; ".join(f"number {i} ({reason})" for i, reason in list(r.skipped.items())[:5])
@@ -98,23 +99,28 @@ def _cell(result: Result, name: str, statistic: str) -> str:
 
 
 def _number(value: Value) -> str:
-    error = "" if math.isnan(value.standard_error) else f" &#177; {100 * value.standard_error:.2f}"
-    return f"{100 * value.mean:.2f}<small>{error} %</small>"
+    error = "" if math.isnan(value.standard_error) else f" \u00b1 {100 * value.standard_error:.2f}"
+    return f"{100 * value.mean:.2f}{error} %"
 
 
 def _relative(results: Sequence[Result]) -> list[str]:
     """mCE and mFR, relative to the first model where there are several."""
     rows = []
-    if all(r.errors() for r in results):
+    if _alike([r.errors() for r in results]):
         if all(r.classes == 1000 and set(r.errors()) <= set(ALEXNET) for r in results):
             rows.append(["mCE", "AlexNet on ImageNet", *(f"{100 * r.mean_corruption_error():.1f} %" for r in results)])
         if len(results) > 1 and all(error > 0 for error in results[0].errors().values()):
             cells = [f"{100 * r.mean_corruption_error(results[0]):.1f} %" for r in results]
             rows.append(["mCE", results[0].model, *cells])
-    if len(results) > 1 and all(r.flip_rates() for r in results) and min(results[0].flip_rates().values()) > 0:
+    if len(results) > 1 and _alike([r.flip_rates() for r in results]) and min(results[0].flip_rates().values()) > 0:
         cells = [f"{100 * r.mean_flip_rate(results[0]):.1f} %" for r in results]
         rows.append(["mFR", results[0].model, *cells])
     return [_table(["Mean", "Relative to", *(r.model for r in results)], rows)] if rows else []
+
+
+def _alike(of: list[dict[str, float]]) -> bool:
+    """Whether the same kinds were measured of every model."""
+    return bool(of[0]) and all(kinds.keys() == of[0].keys() for kinds in of)
 
 
 def _statistics(results: Sequence[Result]) -> list[str]:
@@ -127,7 +133,7 @@ def _runs(results: Sequence[Result]) -> list[list[str]]:
     rows.append(["views a second", "", *(f"{r.views / r.seconds:,.0f}" if r.seconds else "" for r in results)])
     for kind in ("settings", "environment"):
         keys = dict.fromkeys(key for r in results for key in getattr(r, kind))
-        rows += [[key, kind, *(escape(_plain(getattr(r, kind).get(key))) for r in results)] for key in keys]
+        rows += [[key, kind, *(_plain(getattr(r, kind).get(key)) for r in results)] for key in keys]
     return rows
 
 
@@ -136,9 +142,9 @@ def _plain(value: object) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of cells that are HTML already; the head is escaped here."""
+    """Of plain text: here, and nowhere else, it becomes HTML."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .corruptions import ALEXNET, mean_corruption_error
 from .sequences import mean_flip_rate
 from .statistics import Statistic
+
+_FORMULA = re.compile(r"\s*[=@]|\s*[-+](?![-+\d., deg]*$)|[\t\r\n]")
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,24 @@ class Result:
 
     def to_json(self, path: str | PathLike[str]) -> None:
         """Everything, for `from_json`."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1))
+        write_text(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def from_json(cls, path: str | PathLike[str]) -> Result:
-        stored = json.loads(Path(path).read_text())
-        for name, m in stored["measurements"].items():
-            m["values"] = {s: [Value(**v) for v in values] for s, values in m["values"].items()}
-            stored["measurements"][name] = Measurement(**m)
-        stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
-        return cls(**stored)
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            stored = json.loads(Path(path).read_text())
+            for name, m in stored["measurements"].items():
+                m["values"] = {s: [Value(**v) for v in values] for s, values in m["values"].items()}
+                stored["measurements"][name] = Measurement(**m)
+            stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
+            return cls(**stored)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"from_json: {path} is not a result: {error!r}") from error
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """The rows of `rows`."""
@@ -146,7 +159,13 @@ class Result:
 def write_csv(results: Iterable[Result], path: str | PathLike[str]) -> None:
     """The rows of all results in one file."""
     columns = ["model", "perturbation", "statistic", "view", "mean", "standard_error", "images"]
-    with Path(path).open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(row for result in results for row in result.rows())
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows({k: _as_cell(v) for k, v in row.items()} for result in results for row in result.rows())
+    write_text(path, file.getvalue())
+
+
+def _as_cell(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; shifts as "-16,+3" are none."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..geometry import shown
 from ..version import __version__
 from .batches import Labelled, Source, after
 from .classifier import Classifier
@@ -49,8 +50,8 @@ def measure(
             changed: its modes are put back, and moves are made on a copy.
         data: a map-style dataset of (image, label), or an iterable of batches (images, labels). Images are
             (channels, height, width), uint8 or floating in [0, 1], before normalisation. Without labels, the
-            model's answers to the clean images take their place. Items that cannot be read (OSError) are skipped
-            and counted. In a process group every process is given the whole data.
+            model's answers to the clean images take their place. Items that raise when they are read are skipped
+            and counted, with the reason. In a process group every process is given the whole data.
         perturbations: what to measure. Default `standard()`.
         name: of the model, in the result. Default: its class.
         size: (height, width) that the model is given; what of an image lies beyond is context for shifts. Default:
@@ -109,7 +110,7 @@ def _check(
 ) -> None:
     for p in chosen:
         if not isinstance(p, Perturbation):
-            raise TypeError(f"measure: perturbations must hold Perturbation objects, got {p!r}")
+            raise TypeError(f"measure: perturbations must hold Perturbation objects, got {shown(p)}")
     names = [p.name for p in chosen]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"measure: perturbations must be one or more, of different names, got {names}")
@@ -125,7 +126,7 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2 or not all(isinstance(n, int) and n > 0 for n in both):
-        raise ValueError(f"measure: size must be a positive int or (height, width), got {size!r}")
+        raise ValueError(f"measure: size must be a positive int or (height, width), got {shown(size)}")
     return both
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..geometry import shown
 from .perturbation import Batch, Perturbation, check_int
 from .spatial import rotation, warp
 from .statistics import Statistic
@@ -37,7 +38,7 @@ class Sequence(Perturbation):
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Sequence: kind must be one of {KINDS}, got {self.kind!r}")
+            raise ValueError(f"Sequence: kind must be one of {KINDS}, got {shown(self.kind)}")
         check_int("Sequence", "frames", self.frames, 2)
 
     @property

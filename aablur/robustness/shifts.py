@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry import shown
 from .perturbation import Batch, Perturbation, check_int
 from .statistics import Statistic
 
@@ -32,7 +33,7 @@ class _Shifts(Perturbation):
     def __post_init__(self) -> None:
         check_int(type(self).__name__, "range", self.range, 1)
         if self.padding not in PADDINGS:
-            raise ValueError(f"{type(self).__name__}: padding must be one of {PADDINGS}, got {self.padding!r}")
+            raise ValueError(f"{type(self).__name__}: padding must be one of {PADDINGS}, got {shown(self.padding)}")
 
     def check(self, image_size: tuple[int, int], size: tuple[int, int]) -> None:
         if self.padding == "crop":
@@ -197,7 +198,7 @@ class SubpixelShifts(Perturbation):
 
     def __post_init__(self) -> None:
         if not isinstance(self.range, (int, float)) or not 0 < self.range < math.inf:
-            raise ValueError(f"SubpixelShifts: range must be above 0 and finite, got {self.range!r}")
+            raise ValueError(f"SubpixelShifts: range must be above 0 and finite, got {shown(self.range)}")
         check_int("SubpixelShifts", "passes", self.passes, 1)
 
     @property

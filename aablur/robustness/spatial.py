@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry import shown
 from .perturbation import Batch, Perturbation, check_int
 from .statistics import Statistic
 
@@ -68,7 +69,9 @@ class TranslationsRotations(Perturbation):
         for field, low in (("translation", 0), ("translations", 1), ("rotations", 1)):
             check_int("TranslationsRotations", field, getattr(self, field), low)
         if not isinstance(self.rotation, (int, float)) or not 0 <= self.rotation <= 180:
-            raise ValueError(f"TranslationsRotations: rotation must be from 0 to 180 degrees, got {self.rotation!r}")
+            raise ValueError(
+                f"TranslationsRotations: rotation must be from 0 to 180 degrees, got {shown(self.rotation)}"
+            )
 
     def check(self, image_size: tuple[int, int], size: tuple[int, int]) -> None:
         if min(size) <= self.translation:

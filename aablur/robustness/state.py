@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .sums import Sum, Sums
 
 VERSION = 1
@@ -31,13 +32,8 @@ class State:
     classes: int = 0
 
     def save(self, path: Path) -> None:
-        """Writes beside the file, then takes its place."""
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with beside.open("w") as file:
-            json.dump({"version": VERSION, **asdict(self)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        """Writes the file, which is whole at every moment."""
+        write_text(path, json.dumps({"version": VERSION, **asdict(self)}))
 
     @classmethod
     def load(cls, path: Path, fingerprint: dict[str, Any]) -> State:
@@ -50,18 +46,21 @@ class State:
             return cls(fingerprint)
         try:
             stored = json.loads(path.read_text())
-            version = stored.pop("version")
-        except (ValueError, KeyError, AttributeError) as error:
+            if (version := stored.pop("version")) != VERSION:
+                raise ValueError(f"its version is {version}, not {VERSION}")
+            stored["sums"] = {p: {s: Sum(**found) for s, found in of.items()} for p, of in stored["sums"].items()}
+            stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
+            state = cls(**stored)
+            ours, theirs = _flat(json.loads(json.dumps(fingerprint))), _flat(state.fingerprint)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"measure: {path} is not the state of a run: {error!r}") from error
-        if version != VERSION:
-            raise ValueError(f"measure: {path} has version {version} of the state, not {VERSION}")
-        ours, theirs = _flat(json.loads(json.dumps(fingerprint))), _flat(stored["fingerprint"])
         if changed := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
             said = "; ".join(f"{key} was {theirs.get(key)!r} and is {ours.get(key)!r}" for key in changed)
-            raise ValueError(f"measure: {path} is of another run ({said}): give another state file, or remove it")
-        stored["sums"] = {p: {s: Sum(**found) for s, found in of.items()} for p, of in stored["sums"].items()}
-        stored["skipped"] = {int(i): reason for i, reason in stored["skipped"].items()}
-        return cls(**stored)
+            raise ValueError(
+                f"measure: {path} is of another run ({said}): give another state file, or remove it "
+                "(--fresh in a shell)"
+            )
+        return state
 
 
 def state_path(state: str | os.PathLike[str], rank: int, world: int) -> Path:
