@@ -61,12 +61,15 @@ class Planner(Places):
     # ---- one rule a kind
 
     def _conv(self, site: Site, settings: Settings, plan: Plan) -> None:
-        node, rank = site.node, rank_of(site.node.op)
+        node, call, rank = site.node, site.node.call, rank_of(site.node.op)
         options = settings.options(site)
         if all(k == 1 for k in site.kernel) and node.argument(4, "padding", 0) in (0, (0,) * rank, "valid"):
             stride = self._share(site, settings)
             blur = blur_at(self._taps(site, settings, rank), stride, **options)
-            self._stride_one(site, plan, stride)
+            if self._is_layer(site) and self._takes_first(site) and self._free(call, "stride", site):
+                self._stride_one(site, plan, stride)
+            else:
+                self._functional_stride(site, plan, stride)
             self._before(site, blur, plan)
             plan.how = "blur pool before the 1x1 convolution"
         elif settings.where == "before" or (site.patches and not settings.exact):
@@ -77,8 +80,16 @@ class Planner(Places):
             stride = self._share(site, settings)
             options = settings.options(site, channels=node.shape[-rank - 1], same=self._same(site, stride))
             blur = blur_at(self._taps(site, settings, rank), stride, **options)
-            self._stride_one(site, plan, stride)
-            self._after_activation(node, blur, plan)
+            chain = self._to_activation(node)
+            end = next((i for i, at in enumerate(chain) if at.index == call.result), None)
+            if end is not None and self._is_layer(site) and self._free(call, "stride", site):
+                self._stride_one(site, plan, stride)
+                plan.changes.append(Change(call.module, call.path, "blur_after", blur))
+                self._taken[(id(call.module), "blur_after")] = call.module
+                plan.moved = self._later(call, chain[end:], plan)
+            else:
+                self._functional_stride(site, plan, stride)
+                self._after_activation(node, blur, plan)
 
     def _max_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
         node, rank = site.node, rank_of(site.node.op)
@@ -197,20 +208,27 @@ class Planner(Places):
             raise Refused(f"a blur of stride {share} does not divide the stride {whole}")
         return share
 
+    def _is_layer(self, site: Site) -> bool:
+        """Whether a convolution's module has its weight, and an attribute that is its stride."""
+        module = site.node.call.module
+        own = getattr(module, "stride", None)
+        is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(site.stride)) == site.stride
+        return is_own and self._weight_is_of(module, site.node)
+
     def _stride_one(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
-        """The convolution's own stride, divided by the blur's share."""
-        node, call = site.node, site.node.call
+        """The layer's own stride, divided by the blur's share."""
+        call = site.node.call
         rest = tuple(int(s) // b for s, b in zip(site.stride, share, strict=True))
-        own = getattr(call.module, "stride", None)
-        is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(share)) == tuple(int(s) for s in site.stride)
-        if is_own and self._weight_is_of(call.module, node):
-            plan.changes.append(Change(call.module, call.path, "attribute", attribute=("stride", rest)))
-            return
-        if any(r != 1 for r in rest):
+        plan.changes.append(Change(call.module, call.path, "stride", stride=rest))
+
+    def _functional_stride(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
+        """Stride 1 for a convolution that a forward writes as a function."""
+        if share != tuple(int(s) for s in site.stride):
             raise Refused("a part of a functional convolution's stride cannot be kept")
-        event = self._event(call, node)
+        call = site.node.call
+        event = self._event(call, site.node)
         edit = Edit(event.fx_node, "stride", target=event.target)
-        plan.changes.append(Change(call.module, call.path, "edit", edits=(edit,)))
+        plan.changes.append(Change(call.module, call.path, "edit", edits=(edit,), pattern=self._pattern(call)))
 
     def _weight_is_of(self, module: nn.Module, node: Node) -> bool:
         """Whether a module is a convolution: its weight has the shape of the one that runs (it may standardise it)."""
