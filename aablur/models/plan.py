@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .blurs import Blur, Dense, blur_at, blur_for_average, same_start
+from .blurs import Blur, Ceil, Dense, Same, blur_at, blur_for_average
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
 from .sites import Site, per_axis, rank_of
@@ -78,7 +79,7 @@ class Planner(Places):
             plan.how = "blur before the convolution"
         else:
             stride = self._share(site, settings)
-            options = settings.options(site, channels=node.shape[-rank - 1], same=self._same(site, stride))
+            options = settings.options(site, channels=node.shape[-rank - 1], rules=self._same(site, stride))
             blur = blur_at(self._taps(site, settings, rank), stride, **options)
             chain = self._to_activation(node)
             end = next((i for i, at in enumerate(chain) if at.index == call.result), None)
@@ -100,22 +101,19 @@ class Planner(Places):
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
         dilation = per_axis(node.argument(4, "dilation", 1), rank)
-        sizes = node.args[0].shape[-rank:]
+        starts, rules = [0] * rank, None
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
-        starts, extra = [0] * rank, [0] * rank
-        if node.argument(5, "ceil_mode", False) and settings.window is None:
+        elif node.argument(5, "ceil_mode", False):
+            rules = tuple(map(Ceil, kernel, stride, padding, dilation))
             # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
             # holds them; where the window is too small for that, the blur's padding stands for them.
             wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
             starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
-            pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
-            short = [o > -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
-            extra = [s - 1 if m and not w else 0 for s, m, w in zip(stride, short, wider, strict=True)]
             padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
         taps = [settings.taps if s > 1 else 1 for s in stride]
         window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, starts=starts, extra=extra, window=window, **settings.options(site))
+        blur = blur_at(taps, stride, starts=starts, window=window, rules=rules, **settings.options(site))
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 
@@ -125,11 +123,13 @@ class Planner(Places):
         stride = node.argument(2, "stride")
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
-        ceil = bool(node.argument(4, "ceil_mode", False))
-        sizes = zip(node.args[0].shape[-rank:], node.shape[-rank:], kernel, stride, padding, strict=True)
-        more = [ceil and (n + 2 * p - k) // s + 1 < o for n, o, k, s, p in sizes]
+        divisor = node.argument(6, "divisor_override")
+        gain = 1.0 if divisor is None else math.prod(kernel) / divisor
+        if gain != 1 and "sum_to_one" in settings.constraints:
+            raise Refused(f"its divisor_override makes its taps sum to {gain:g}, against the constraint sum_to_one")
+        rules = tuple(map(Ceil, kernel, stride, padding)) if node.argument(4, "ceil_mode", False) else None
         taps = [settings.taps if s > 1 else 1 for s in stride]
-        blur = blur_for_average(taps, kernel, stride, padding, more, **settings.options(site))
+        blur = blur_for_average(taps, kernel, stride, padding, rules=rules, gain=gain, **settings.options(site))
         bare = blur_at(taps, (1,) * rank, **settings.options(site))
         self._instead_or_before(site, blur, bare, plan)
 
@@ -235,8 +235,8 @@ class Planner(Places):
         weight = getattr(module, "weight", None)
         return isinstance(weight, Tensor) and weight.shape == node.facts["weight"].shape
 
-    def _same(self, site: Site, share: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-        """For a convolution that pads by the size of its map: (kernel, dilation, stride) an axis; None for others.
+    def _same(self, site: Site, share: tuple[int, ...]) -> tuple[Same, ...] | None:
+        """For a convolution that pads by the size of its map: its rule along each axis; None for others.
 
         Found by trial, on the map and on one that is a pixel smaller: what the module gives at stride 1 holds what it
         gave, from its first pixel, or from that where TensorFlow's rule puts it.
@@ -251,7 +251,7 @@ class Planner(Places):
         if answers[0][1].shape[-rank:] != x.shape[-rank:]:
             return None  # a fixed padding, which its stride does not move
         dilation = per_axis(node.argument(5, "dilation", 1), rank)
-        same = tuple(zip(site.kernel, dilation, share, strict=True))
+        same = tuple(map(Same, site.kernel, dilation, share))
         for rule in (None, same):
             if all(self._holds(strided, full, share, rule) for strided, full in answers):
                 return rule
@@ -273,6 +273,6 @@ class Planner(Places):
         """Whether one map is every ``share``-th pixel of another, from the first or from where a rule puts it."""
         for i, step in enumerate(share):
             axis, size = i - len(share), full.shape[i - len(share)]
-            first = same_start(*rule[i], size=size) if rule else 0
+            first = rule[i].start(size) if rule else 0
             full = full.index_select(axis, torch.arange(first, size, step, device=full.device))
         return full.shape == strided.shape and full.allclose(strided, rtol=1e-3, atol=1e-4)
