@@ -169,7 +169,7 @@ def test_compiled_with_dynamic_sizes() -> None:
     for build in (BY_SIZE["same"], BY_SIZE["ceil max"]):
         model = antialias(nn.Sequential(build(), nn.ReLU()).eval(), torch.randn(1, 3, 16, 18))
         torch._dynamo.reset()
-        compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+        compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
         for size in ((16, 18), (17, 23), (9, 30)):
             y = torch.randn(1, 3, *size)
             torch.testing.assert_close(out(compiled, y), out(model, y))

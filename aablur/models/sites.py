@@ -87,7 +87,9 @@ def is_low_pass(weight: Tensor, groups: int, channels: int, stride: tuple[float,
     The mean power of its response above the new Nyquist limit (of the frequencies along each axis on its own, the
     others at zero) must be at most 0.3 of that at frequency zero; Rect-2 has 0.18, a single tap 1.
     """
-    if weight.shape[1] != 1 or groups != channels or weight.shape[0] != channels or bool((weight < 0).any()):
+    if weight.is_meta or weight.shape[1] != 1 or groups != channels or weight.shape[0] != channels:
+        return False
+    if bool((weight < 0).any()):
         return False
     filters = weight.detach().double().flatten(0, 1)
     for axis, s in zip(range(-len(stride), 0), stride, strict=True):
