@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,13 @@ class _SumToOne(nn.Module):
 
     def right_inverse(self, taps: Tensor) -> Tensor:
         return taps
+
+
+def _numbers(part: Any) -> Any:
+    """The values of an axis' taps, as numbers; of an int, and where there are none to read, the binomial filter's."""
+    if isinstance(part, Tensor) and type(part) in (Tensor, nn.Parameter) and not part.is_meta:
+        return part.detach().double().tolist()
+    return binomial(part.shape[-1] if isinstance(part, Tensor) else part)
 
 
 _CONSTRAINTS: dict[str, type[nn.Module]] = {"sum_to_one": _SumToOne, "symmetric": _Symmetric}
@@ -76,6 +83,7 @@ class _BlurPool(nn.Module):
         self._geometry = Geometry(op, sizes, stride, padding, padding_mode, *(window or ()))
         self._constant = not learnable and not any(isinstance(p, Tensor) for p in parts)
         self.taps: Any = tuple(sizes)
+        self._initial: tuple[Any, ...] = () if self._constant else tuple(map(_numbers, parts))
         if not self._constant:
             for i, part in enumerate(parts):
                 self._hold(i, part, device, dtype)
@@ -112,6 +120,32 @@ class _BlurPool(nn.Module):
             self.register_parameter(name, nn.Parameter(values))
         else:
             self.register_buffer(name, values)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Gives the taps the values that they were made with: what torch calls after ``to_empty``."""
+        for i, numbers in enumerate(self._initial):
+            held = self._held(i)
+            values = torch.tensor(numbers, dtype=torch.float64, device=None if held.is_meta else held.device)
+            values = values.expand(held.shape).to(held.dtype)
+            if hasattr(held, "device_mesh"):  # a DTensor, as FSDP2 makes them
+                from torch.distributed.tensor import distribute_tensor
+
+                values = distribute_tensor(values, held.device_mesh, held.placements)
+            held.copy_(values)
+
+    def _held(self, i: int) -> Any:
+        """The parameter or buffer that holds the taps of an axis."""
+        rules = getattr(self, "parametrizations", {})
+        return rules[f"taps_{i}"].original if f"taps_{i}" in rules else getattr(self, f"taps_{i}")
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """As torch's; taps that no checkpoint holds, and buffers that leave the meta device, are made again."""
+        was_meta = [b.is_meta for b in self._buffers.values() if b is not None]
+        super()._apply(fn, recurse)
+        if self._buffers and (self._non_persistent_buffers_set or any(was_meta)):
+            self.reset_parameters()
+        return self
 
     def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
         """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""

@@ -166,6 +166,7 @@ class Blur(nn.Module):
     _read: tuple[bool, Tensor | None] = (True, None)
     _spec: Spec
     _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
+    _values: tuple[Tensor, ...] = ()  # what was read, on the host
 
     def _prepare(self) -> None:
         """Calls `_describe` with the geometry that the attributes mean."""
@@ -219,6 +220,7 @@ class Blur(nn.Module):
             )
         if filt.device.type != "meta":  # there what was read before goes on to hold
             self._read = factor(filt, sizes) if _is_readable(filt) else (False, None)
+            self._values = (filt.detach().cpu().clone(),) if _is_readable(filt) else ()
         self._seen = (filt, _version(filt))
 
     def _read_if_stale(self) -> None:
@@ -241,8 +243,20 @@ class Blur(nn.Module):
         if name == self.filter_name and "_spec" in vars(self):
             self.read_filter()
 
+    def reset_parameters(self) -> None:
+        """Fills the buffer with the binomial filter again."""
+        self._fill(binomial_filter(self._spec.words[1]))
+
+    @torch.no_grad()
+    def _fill(self, filt: Tensor) -> None:
+        getattr(self, self.filter_name).copy_(filt)
+        self.read_filter()
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        was_meta = getattr(self, self.filter_name).is_meta
         super()._apply(fn, recurse)
+        if was_meta and not getattr(self, self.filter_name).is_meta:  # no checkpoint need hold it
+            self._fill(self._values[0] if self._values else binomial_filter(self._spec.words[1]))
         self.read_filter()
         return self
 

@@ -69,11 +69,6 @@ class BlurPool2d(Blur):
     def _init_buffers(self) -> None:
         self.filt.copy_(binomial_filter([self.filt_size] * 2))
 
-    def reset_parameters(self) -> None:
-        """Fills the buffer with the binomial filter again."""
-        self._init_buffers()
-        self.read_filter()
-
     def init_non_persistent_buffers(self) -> None:
         """What timm calls on a model that was made on the meta device."""
         self.reset_parameters()

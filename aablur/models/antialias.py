@@ -18,6 +18,7 @@ from . import surgery
 from .example import example_for
 from .places import Plan, apply
 from .plan import Planner, Settings
+from .repaired import is_repaired
 from .sites import Site, find_sites
 from .tape import record, undisturbed
 
@@ -101,7 +102,7 @@ def antialias(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"antialias: model must be a torch.nn.Module, got {type(model).__name__}")
-    if any(surgery.is_repaired(m) for m in model.modules()):
+    if any(is_repaired(m) for m in model.modules()):
         raise ValueError("antialias: model is repaired already: aablur.restore(model) undoes it")
     general = Settings(
         1, padding_mode, strength, where, exact, learnable, per_channel,
@@ -123,20 +124,16 @@ def antialias(
     compare = example_input is not None if verify is None else verify
     compare = compare and all(asked[p.site.name].window is None for p in plans)
     try:
-        apply([change for plan in plans for change in plan.changes])
-    except Exception:
-        restore(model)
-        raise
-    model.__dict__["_aablur_repairs"] = [
-        Repair(p.site.name, p.site.kind, bool(p.changes), p.how, tuple(dict.fromkeys(c.path for c in p.changes)))
-        for p in plans
-    ]
-    try:
+        apply(model, plans)
+        model.__dict__["_aablur_repairs"] = [
+            Repair(p.site.name, p.site.kind, bool(p.changes), p.how, tuple(dict.fromkeys(c.path for c in p.changes)))
+            for p in plans
+        ]
         _verify(model, args, before, compare)
-    except ValueError:
+        learnt = surgery.build(model)
+    except BaseException:
         restore(model)
         raise
-    learnt = surgery.build(model)
     if learnt and optimizer is not None:
         optimizer.add_param_group({"params": learnt, "weight_decay": 0.0})
     _warn(model, plans, max((asked[p.site.name].strength for p in plans if p.changes), default=0))
@@ -262,7 +259,7 @@ def _verify(model: nn.Module, args: tuple[Any, ...], before: list[Tensor], compa
         raise ValueError(f"antialias: outputs would have shapes {shapes[1]}, they had {shapes[0]}")
     if not compare:
         return
-    worst = max((_difference(a, b) for a, b in zip(after, before, strict=True)), default=0.0)
+    worst = max((_difference(a, b) for a, b in zip(after, before, strict=True) if not b.is_meta), default=0.0)
     if worst > 1e-2 if any(t.dtype in (torch.float16, torch.bfloat16) for t in before) else worst > 1e-4:
         warnings.warn(
             f"antialias: with its blurs taken out the model's output differs by {worst:.1e} of its size from what it "
@@ -296,6 +293,8 @@ def _looks_trained(model: nn.Module) -> bool:
         m for m in model.modules() if "Norm" in type(m).__name__ and isinstance(getattr(m, "weight", None), Tensor)
     ]
     for m in norms:
+        if m.weight.is_meta:  # type: ignore - it has no values yet
+            continue
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
             if bool(m.running_mean.any()):
                 return True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional
@@ -15,6 +16,60 @@ from ..geometry import binomial
 
 _BLUR = {1: blurs.BlurPool1d, 2: blurs.BlurPool2d, 3: blurs.BlurPool3d}
 _MAX_BLUR = {1: blurs.MaxBlurPool1d, 2: blurs.MaxBlurPool2d, 3: blurs.MaxBlurPool3d}
+
+
+@dataclass(frozen=True)
+class Same:
+    """Along one axis, a convolution with TensorFlow's "SAME" padding that now runs at stride 1.
+
+    At stride s such a convolution pads max((ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0) pixels, the smaller half
+    before; at stride 1 it pads d * (k - 1). So what it sampled lies at d * (k - 1) // 2 - before, one pixel in for even
+    maps, and there the blur is centred, for the size of each map that comes.
+    """
+
+    kernel: int
+    dilation: int
+    stride: int
+
+    def start(self, size: Any) -> Any:
+        """The first pixel that was sampled, on a map of this size."""
+        reach = self.dilation * (self.kernel - 1)
+        total = (self.outputs(size) - 1) * self.stride + reach + 1 - size
+        if reach + 1 < self.stride:  # else it is never negative, and a graph of unknown sizes is spared the maximum
+            total = _larger(total, 0)
+        return reach // 2 - total // 2
+
+    def outputs(self, size: Any) -> Any:
+        return (size + self.stride - 1) // self.stride
+
+
+@dataclass(frozen=True)
+class Ceil:
+    """Along one axis, a pool with ceil_mode: its last window may begin before the map's end and reach beyond."""
+
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int = 1
+
+    def start(self, size: Any) -> int:
+        return 0
+
+    def outputs(self, size: Any) -> Any:
+        whole = size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+        begun = (size + self.padding + self.stride - 1) // self.stride  # windows that do not begin beyond the map
+        return _smaller((whole + self.stride - 1) // self.stride + 1, begun)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    return -_smaller(-a, -b)
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    """The minimum of sizes: ints, those of an export, or the tensors that torch.jit.trace has for them."""
+    if isinstance(a, Tensor):
+        return torch.minimum(a, torch.as_tensor(b))
+    return torch.sym_min(a, b)
 
 
 @dataclass(frozen=True)
@@ -28,8 +83,9 @@ class Blur:
         padding_mode: as `aablur.blur_pool2d`.
         box: along each axis (first tap, size) of the average that strength 0 stands for; (t, 1) keeps one pixel.
         window: (window, padding, dilation) of a max before the blur, or None.
-        same: (kernel, dilation, stride) an axis of a convolution with TensorFlow's "SAME" padding, whose phase depends
-            on the map's size; or None.
+        rules: where the outputs lie, and how many they are, as a function of the map's size: one an axis; or None,
+            if the padding alone says it.
+        gain: what the taps sum to.
         channels: of the map; filters of their own, when learnt, if ``per_channel``.
         channels_last: the map is (batch, height, width, channels).
         strength: from 0, the layer's own sampling, to 1, the binomial filter.
@@ -41,7 +97,8 @@ class Blur:
     padding_mode: str = "reflect"
     box: tuple[tuple[int, int], ...] = ()
     window: tuple[Any, Any, Any] | None = None
-    same: tuple[tuple[int, int, int], ...] | None = None
+    rules: tuple[Same | Ceil, ...] | None = None
+    gain: float = 1.0
     channels: int | None = None
     per_channel: bool = False
     channels_last: bool = False
@@ -54,12 +111,13 @@ class Blur:
         k, (first, size) = self.taps[axis], self.box[axis]
         own = torch.zeros(k, dtype=torch.float64)
         own[first : first + size] = 1 / size
-        return (1 - strength) * own + strength * torch.tensor(binomial(k), dtype=torch.float64)
+        mixed = (1 - strength) * own + strength * torch.tensor(binomial(k), dtype=torch.float64)
+        return mixed * self.gain if axis == 0 else mixed
 
     def build(self, strength: float, like: Tensor | None = None) -> nn.Module:
         """The module, with taps on the device and in the dtype of ``like``."""
         rank = len(self.taps)
-        plain = strength == 1 and not self.learnable
+        plain = strength == 1 and self.gain == 1 and not self.learnable
         taps: Any = self.taps if plain else tuple(self.filter(i, strength) for i in range(rank))
         options: dict[str, Any] = {"padding": self.padding, "padding_mode": self.padding_mode, "stride": self.stride}
         if not plain:
@@ -73,43 +131,38 @@ class Blur:
             made: nn.Module = _MAX_BLUR[rank](
                 window, taps, window_padding=window_padding, window_dilation=window_dilation, **options
             )
-        elif self.same is not None:
-            made = SamePhaseBlurPool(rank, taps, self.same, options)
         else:
             made = _BLUR[rank](taps, **options)
+        if self.rules is not None:
+            made = BlurBySize(made, self.rules, self.padding)
         if not self.learnable:  # a repair adds nothing to a state_dict but what is learnt
-            made._non_persistent_buffers_set.update(made._buffers)
+            for module in made.modules():
+                module._non_persistent_buffers_set.update(module._buffers)
         return ChannelsLast(made) if self.channels_last else made
 
 
-def blur_at(
-    taps: Sequence[int], stride: Sequence[int], *, starts: Sequence[int] | None = None,
-    extra: Sequence[int] | None = None, **options: Any,
-) -> Blur:  # fmt: skip
+def blur_at(taps: Sequence[int], stride: Sequence[int], *, starts: Sequence[int] | None = None, **options: Any) -> Blur:
     """A `Blur` whose outputs lie at pixels starts, starts + stride, ... : "same" padding moved by ``starts``.
 
-    Along an axis of n pixels it gives ceil((n - starts) / stride) of them, and with ``extra`` one more wherever the
-    last ``extra`` pixels do not fill a stride.
+    Along an axis of n pixels it gives ceil((n - starts) / stride) of them.
     """
     starts = starts or [0] * len(taps)
-    extra = extra or [0] * len(taps)
-    padding = tuple(((k - 1) // 2 - f, k // 2 + e) for k, f, e in zip(taps, starts, extra, strict=True))
+    padding = tuple(((k - 1) // 2 - f, k // 2) for k, f in zip(taps, starts, strict=True))
     box = tuple(((k - 1) // 2, 1) for k in taps)
     return Blur(tuple(taps), tuple(stride), padding, box=box, **options)
 
 
 def blur_for_average(
-    taps: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil: Sequence[bool],
-    **options: Any,
-) -> Blur:  # fmt: skip
+    taps: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], **options: Any
+) -> Blur:
     """A `Blur` in place of an average pool: as many outputs, about the same centres (half a pixel off where the sizes
     of the filters differ by an odd number). Taps fewer than the average's own become as many.
     """
     taps = [max(k, own) for k, own in zip(taps, kernel, strict=True)]
     pads, box = [], []
-    for k, own, s, p, c in zip(taps, kernel, stride, padding, ceil, strict=True):
+    for k, own, p in zip(taps, kernel, padding, strict=True):
         before = p + (k - 1) // 2 - (own - 1) // 2
-        pads.append((before, 2 * p + k - own - before + (s - 1 if c else 0)))
+        pads.append((before, 2 * p + k - own - before))
         box.append((before - p, own))
     return Blur(tuple(taps), tuple(stride), tuple(pads), box=tuple(box), **options)
 
@@ -125,34 +178,58 @@ class ChannelsLast(nn.Module):
         return self.blur(x.movedim(-1, 1)).movedim(1, -1)
 
 
-class SamePhaseBlurPool(nn.Module):
-    """The blur pool after a convolution with TensorFlow's "SAME" padding that now runs at stride 1.
+class BlurBySize(nn.Module):
+    """A blur pool, or max-blur pool, whose padding follows from the size of each map that comes.
 
-    At stride s such a convolution pads max((ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0) pixels, the smaller half
-    before; at stride 1 it pads d * (k - 1). So what it sampled lies at d * (k - 1) // 2 - before, one pixel in for even
-    maps, and there the blur is centred, for the size of each map that comes.
+    Along an axis of n pixels the first output lies ``rule.start(n)`` pixels in, and ``rule.outputs(n)`` are given.
+
+    Args:
+        blur: an `aablur.nn` module.
+        rules: one an axis.
+        padding: (before, after) an axis; before is that of start 0, after is not read.
     """
 
-    def __init__(self, rank: int, taps: Any, same: tuple[tuple[int, int, int], ...], options: dict[str, Any]) -> None:
+    def __init__(self, blur: Any, rules: Sequence[Same | Ceil], padding: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.same = same
-        self.blur = _BLUR[rank](taps, **options)
+        self.blur, self.rules, self.before = blur, tuple(rules), tuple(before for before, _ in padding)
+        many = range(1 << 16, (1 << 16) + max(rule.stride for rule in rules))  # sizes of every phase
+        self.widest = tuple(
+            tuple(max(0, *(int(pads[i][end]) for n in many if (pads := self._pads([n] * blur.rank)))) for end in (0, 1))
+            for i in range(blur.rank)
+        )
+
+    def _pads(self, sizes: Sequence[Any]) -> list[tuple[Any, Any]]:
+        found = []
+        for rule, n, axis, base in zip(self.rules, sizes, self.blur._geometry.axes, self.before, strict=True):
+            before = base - rule.start(n)
+            end = (rule.outputs(n) - 1) * axis.stride + axis.taps
+            found.append((before, end - before - axis.pooled_size(n)))
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         blur = self.blur
-        pads = []
-        for (kernel, dilation, stride), size, k in zip(self.same, x.shape[-len(self.same) :], blur.taps, strict=True):
-            start = same_start(kernel, dilation, stride, size)
-            pads.append(((k - 1) // 2 - start, k // 2 + start))
-        name = f"blur_pool{blur.rank}d"
-        return functional.blur_pool(name, blur.rank, x, blur.filters(), blur.stride, pads, blur.padding_mode)
+        sizes = x.shape[-blur.rank :]
+        pads = self._pads(sizes)
+        if any(isinstance(p, (torch.SymInt, Tensor)) for pair in pads for p in pair):
+            return self._blur_cut(x, sizes, pads)
+        name = f"{'blur' if blur._window is None else 'max_blur'}_pool{blur.rank}d"
+        return functional.blur_pool(
+            name, blur.rank, x, blur.filters(), blur.stride, pads, blur.padding_mode, blur._window
+        )
 
-
-def same_start(kernel: int, dilation: int, stride: int, size: int) -> int:
-    """Where, in its stride-1 answer, a convolution with "SAME" padding samples first."""
-    reach = dilation * (kernel - 1)
-    total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
-    return reach // 2 - total // 2
+    def _blur_cut(self, x: Tensor, sizes: Sequence[Any], pads: Sequence[tuple[Any, Any]]) -> Tensor:
+        """For sizes that a graph has as unknowns, which no op takes: pad by what is enough for all, then cut."""
+        blur, rank = self.blur, self.blur.rank
+        if blur._window is not None:
+            window, padding, dilation = blur._window
+            x = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1](x, window, 1, padding, dilation)
+        name = f"blur_pool{rank}d"
+        wide = functional.blur_pool(name, rank, x, 1, 1, self.widest, blur.padding_mode)
+        for i, (rule, axis) in enumerate(zip(self.rules, blur._geometry.axes, strict=True)):
+            length = (rule.outputs(sizes[i]) - 1) * axis.stride + axis.taps
+            kept = torch.arange(length, device=x.device) + (self.widest[i][0] - pads[i][0])
+            wide = wide.index_select(i - rank, kept)  # of a slice a graph would fix the sizes
+        return functional.blur_pool(name, rank, wide, blur.filters(), blur.stride, 0, blur.padding_mode)
 
 
 class Dense(nn.Module):

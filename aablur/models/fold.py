@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from ..geometry import Geometry, binomial, shown
 from ..nn import _BlurPool
-from . import surgery
-from .antialias import restore
 from .example import example_for
+from .repaired import is_repaired
 from .sites import per_axis, rank_of
+from .surgery import transplant
 from .tape import Call, Node, Ref, Tape, record, undisturbed
 
 _CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -130,8 +130,7 @@ def _pairs(tape: Tape) -> list[_Pair]:
 
 def _samples(module: nn.Module) -> bool:
     """Whether a module is a convolution that samples, or did before it was repaired."""
-    was: dict[str, Any] = module._repair["attributes"] if surgery.is_repaired(module) else {}  # type: ignore
-    stride = was.get("stride", getattr(module, "stride", 1))
+    stride = getattr(module, "stride", 1)
     is_conv = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     return is_conv and any(s > 1 for s in (stride if isinstance(stride, (tuple, list)) else (stride,)))
 
@@ -165,7 +164,8 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
         lead, trail = max(after - before, 0), max(before - after, 0)  # taps of zero make both sides equal
         weight = nn.functional.pad(weight, [0, 0] * (rank - 1 - i) + [lead, trail])
         padding.append(max(before, after))
-    stride = [s * c for s, c in zip(strides, per_axis(conv.stride, rank), strict=True)]
+    runs_at = per_axis(node.argument(3, "stride", 1), rank)  # a repaired one: at less than its attribute says
+    stride = [s * c for s, c in zip(strides, runs_at, strict=True)]
     made = _CONVS[rank](
         conv.in_channels, conv.out_channels, tuple(weight.shape[2:]), tuple(stride), tuple(padding), 1, conv.groups,
         conv.bias is not None, conv.padding_mode if any(own) else geometry.padding_mode, conv.weight.device,
@@ -175,9 +175,9 @@ def _replace(model: nn.Module, pair: _Pair) -> None:
     if conv.bias is not None:
         made.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
     made.eval()
-    if surgery.is_repaired(conv) and conv._modules.get("blur_before") is blur:
-        restore(conv)
-    else:
+    if is_repaired(conv):
+        transplant(model, conv, made)
+    if not (is_repaired(conv) and conv._modules.get("blur_before") is blur):
         _swap(model, blur, nn.Identity())
     _swap(model, conv, made)
 

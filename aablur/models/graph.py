@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
+from .pattern import PLAIN, Pattern
+from .replace import STATE
 from .tape import Call, Node, Recorder, Tape, undisturbed
+
+LATER = "aablur_blurs_later"  # the keyword by which a rewritten forward tells a layer that it blurs for it
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Untraceable(Exception):
@@ -22,51 +29,143 @@ class Edit:
     Attributes:
         node: the name of the operation in the graph.
         action: "after" (its result goes through the blur), "before" (its map does, for it alone), "instead" (the blur
-            takes its place), or "stride" (a convolution runs at stride 1).
-        blur: the name of the child that blurs.
+            takes its place), "stride" (a convolution runs at stride 1), or "defer" (a layer leaves its blur to this
+            forward).
+        blur: the path, from the module, of what blurs.
         target: what the operation calls, as a check on a graph that is traced again.
+        since: of "after": the layer that left its blur. What it gives goes to ``node``, and nowhere else.
+        last: of "after": the forward ends there, so that its caller can take over the blur in turn.
     """
 
     node: str
     action: str
     blur: str = ""
     target: str = ""
+    since: str = ""
+    last: bool = False
 
 
-class _Children(fx.Tracer):
+# ---- traces --------------------------------------------------------------------------------------------
+
+
+class _Tracer(fx.Tracer):
+    """Children are leaves; what the pattern has as constants is constant. It refuses what a graph does not keep."""
+
+    def __init__(self, pattern: Pattern) -> None:
+        super().__init__()
+        self._pattern, self._state = pattern, _state()
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        def run(*tensors: Any) -> Any:
+            bound = self._pattern.arguments(tensors)
+            return root_fn(self.root, *bound.args, **bound.kwargs)
 
-def _trace(module: nn.Module, own: type[nn.Module], training: bool) -> fx.Graph:
-    """The graph of a module's own forward, in one mode."""
-    class_now, flag = module.__class__, module.training
-    module.__class__ = own
+        names = [f"tensor_{i}" for i in range(self._pattern.count())]
+        return run, [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+    def create_arg(self, a: Any) -> Any:
+        known = [*self.root.parameters(), *self.root.buffers(), *self.tensor_attrs]
+        if isinstance(a, torch.Tensor) and not any(a is t for t in known):
+            return self.create_node("call_function", _constant(a), (), {}, "constant")  # fx would put it on the module
+        return super().create_arg(a)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _state() != self._state:
+            raise ValueError("it changes the modes of gradients or autocast")
+        return super().create_node(*args, **kwargs)
+
+
+def _constant(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What gives a tensor that a forward takes from elsewhere than its arguments and its module."""
+
+    def constant() -> torch.Tensor:
+        return tensor
+
+    return constant
+
+
+def _state() -> tuple[bool, ...]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *(
+        torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")
+    )  # fmt: skip
+
+
+def _watched(module: nn.Module, own: type[nn.Module], flags: dict[str, Any]) -> type[nn.Module]:
+    """A class for the time of a trace: it notes the plain attributes that a forward reads, and lets it set none."""
+    now: Any = type(module)
+
+    def get(self: Any, name: str) -> Any:
+        value = now.__getattribute__(self, name)
+        if (
+            name not in STATE
+            and isinstance(value, (*PLAIN, tuple))
+            and name in object.__getattribute__(self, "__dict__")
+        ):
+            flags[name] = value
+        return value
+
+    def set_(self: Any, name: str, value: Any) -> None:
+        raise ValueError(f"it sets its attribute {name}")
+
+    return type(own.__name__, (now,), {"__getattribute__": get, "__setattr__": set_, "forward": own.forward})
+
+
+def _trace(
+    module: nn.Module, own: type[nn.Module], pattern: Pattern, training: bool, flags: dict[str, Any]
+) -> fx.Graph:
+    """The graph of a module's own forward, in one mode; ``flags`` gets the attributes that it read."""
+    if "forward" in vars(module):
+        raise Untraceable(f"{own.__name__}.forward is set on the instance")
+    class_now, mode, before = module.__class__, module.training, (random.getstate(), torch.get_rng_state())
     module.training = training
+    module.__class__ = _watched(module, own, flags)
     try:
-        return _Children().trace(module)
+        graph = _Tracer(pattern).trace(module)
+        if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):
+            raise ValueError("it draws random numbers that no graph keeps")
+        return graph
     except Exception as error:  # a branch on data, a len() of a proxy: whatever the forward does that fx cannot follow
-        raise Untraceable(f"{own.__name__}.forward cannot be traced: {str(error).splitlines()[0]}") from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise Untraceable(f"{own.__name__}.forward cannot be traced: {reason}") from error
     finally:
-        module.__class__, module.training = class_now, flag
+        object.__setattr__(module, "__class__", class_now)
+        module.training = mode
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
+
+
+# ---- edits ---------------------------------------------------------------------------------------------
 
 
 def _first_argument(node: fx.Node) -> Any:
     return node.args[0] if node.args else node.kwargs["input"]
 
 
-def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
+def _apply(graph: fx.Graph, edits: Sequence[Edit], deferred: bool) -> list[list[str]]:
+    """Edits a graph; ``deferred`` leaves out the blur that its caller takes over.
+
+    Returns:
+        what runs between each layer that left its blur and the blur.
+    """
     nodes = {node.name: node for node in graph.nodes}
     for e in edits:
-        node = nodes.get(e.node)
-        if node is None or _target(node) != e.target:
+        if e.node not in nodes or _target(nodes[e.node]) != e.target:
             raise Untraceable("its forward does other things in training than in evaluation")
+    between = [_between(nodes[e.since], nodes[e.node], e.last) for e in edits if e.since]
+    for e in edits:
+        node = nodes[e.node]
         if e.action == "stride":
             node.args, node.kwargs = _at_stride_one(node)
+        elif e.action == "defer":
+            node.kwargs = {**node.kwargs, LATER: True}
         elif e.action == "after":
-            with graph.inserting_after(node):
-                blur = graph.call_module(e.blur, (node,))
-            node.replace_all_uses_with(blur, delete_user_cb=lambda user, blur=blur: user is not blur)
+            if not (deferred and e.last):
+                with graph.inserting_after(node):
+                    blur = graph.call_module(e.blur, (node,))
+                node.replace_all_uses_with(blur, delete_user_cb=lambda user, blur=blur: user is not blur)
         elif e.action == "before":
             source = _first_argument(node)
             made = next((n for n in graph.nodes if n.op == "call_module" and n.target == e.blur), None)
@@ -78,10 +177,35 @@ def _apply(graph: fx.Graph, edits: Sequence[Edit]) -> None:
             else:
                 node.kwargs = {**node.kwargs, "input": made}
         else:
+            if len(node.all_input_nodes) > 1:
+                raise Untraceable("its window depends on the map")
             with graph.inserting_before(node):
                 blur = graph.call_module(e.blur, (_first_argument(node),))
             node.replace_all_uses_with(blur)
             graph.erase_node(node)
+    return between
+
+
+def _between(start: fx.Node, end: fx.Node, last: bool) -> list[str]:
+    """What reads, directly or not, what ``start`` gives, up to ``end``.
+
+    Raises:
+        Untraceable: some of it does not go to ``end``, or the forward does not end there although ``last`` says so.
+    """
+    found, todo = [start], [start]
+    while todo:
+        node = todo.pop(0)
+        new = [user for user in node.users if node is not end and user not in found]
+        found, todo = found + new, todo + new
+    needed, todo = {end}, [end]
+    while todo:
+        new = [n for n in todo.pop().all_input_nodes if n not in needed]
+        needed, todo = needed.union(new), todo + new
+    if not needed.issuperset(found):
+        raise Untraceable("others read its map before the activation")
+    if last and [user.op for user in end.users] != ["output"]:
+        raise Untraceable("its forward does not end there")
+    return [_target(node) for node in found]
 
 
 def _at_stride_one(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -97,22 +221,79 @@ def _target(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def compile_edits(module: nn.Module, own: type[nn.Module], edits: Sequence[Edit]) -> dict[bool, Callable[..., Any]]:
-    """The edited forward in training (True) and in evaluation: flags that it reads are fixed when it is traced.
+class Program:
+    """A rewritten forward: what runs in its place, and when it may not.
+
+    Args:
+        module: whose forward it is.
+        own: the class that has the forward.
+        edits: of its graph, in training as in evaluation.
+        pattern: of the calls that it stands for.
 
     Raises:
         Untraceable: with the reason.
     """
-    programs = {}
-    for training in (True, False):
-        graph = _trace(module, own, training)
-        _apply(graph, edits)
-        graph.lint()
-        code = graph.python_code(root_module="self")
-        scope = dict(code.globals)
-        exec(compile(code.src, f"<aablur: {own.__name__}>", "exec"), scope)
-        programs[training] = scope["forward"]
-    return programs
+
+    def __init__(self, module: nn.Module, own: type[nn.Module], edits: Sequence[Edit], pattern: Pattern) -> None:
+        self.own, self.forward, self.pattern, self.bind = own, own.forward, pattern, pattern.binder()
+        self.layout, self.flags = _layout(module), {}
+        self.deferred = tuple(e.target for e in edits if e.action == "defer")
+        self.last = any(e.last for e in edits)
+        self.runs: dict[tuple[bool, bool], Callable[..., Any]] = {}
+        between = set()
+        for training in (False, True):
+            for deferred in (False, True) if self.last else (False,):
+                graph = _trace(module, own, pattern, training, self.flags)
+                between.add(str(_apply(graph, edits, deferred)))
+                graph.lint()
+                code = graph.python_code(root_module="self")
+                scope = dict(code.globals)
+                exec(compile(code.src, f"<aablur: {own.__name__}>", "exec"), scope)
+                self.runs[training, deferred] = scope["forward"]
+        if len(between) > 1:
+            raise Untraceable("its forward does other things in training than in evaluation")
+
+    def why_not(self, module: nn.Module) -> str:
+        """Why the module's forward must run as it was written; "" where it need not."""
+        if self.own.forward is not self.forward:
+            return f"{self.own.__name__}.forward was replaced"
+        if _layout(module) != self.layout:
+            return "its children have changed"
+        state = vars(module)
+        for name, value in self.flags.items():
+            if name not in state or type(state[name]) is not type(value) or state[name] != value:
+                return f"its attribute {name} has changed"
+        for path in self.deferred:
+            if not can_defer(module.get_submodule(path)):
+                return f"{path} has changed"
+        return ""
+
+    def tensors(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[list[Any] | None, str]:
+        """What to run it on; or None, and why it may not run."""
+        if reason := self.why_not(module):
+            return None, reason
+        return self.pattern.tensors(self.bind(*args, **kwargs)), "its arguments are of other kinds"
+
+
+def can_defer(module: nn.Module) -> bool:
+    """Whether a layer, called with `LATER`, leaves its blur to the caller."""
+    state = vars(module)
+    if "forward" in state or "_repair" not in state:
+        return False
+    program = state["_repair"].get("program")
+    if program is not None:
+        return program.last and not program.why_not(module)
+    return "stride" in state["_repair"] and "edits" not in state["_repair"]
+
+
+def _layout(module: nn.Module) -> tuple[Any, ...]:
+    """The names of a module's children, and of those of its containers, over which a forward may loop."""
+    blurs = vars(module)["_repair"]["blurs"] if "_repair" in vars(module) else ()
+    return tuple(
+        (name, None if child is None else _layout(child) if isinstance(child, _CONTAINERS) else ())
+        for name, child in module._modules.items()
+        if name not in blurs and name != "blur_dense"
+    )
 
 
 @dataclass(frozen=True)
@@ -165,19 +346,25 @@ def map_events(call: Call, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, 
         Untraceable: the forward cannot be traced, or its graph does other things than the forward.
     """
     module = call.module
-    graph = _trace(module, type(module), False)
+    own = type(module)
     recorder = Recorder(module)
-    interpreter = _Interpreter(module, graph, recorder)
-    names = [n.target for n in graph.nodes if n.op == "placeholder"]
-    given = [*args, *(kwargs[str(n)] for n in names[len(args) :] if str(n) in kwargs)]
-    with undisturbed(module), recorder:
-        interpreter.run(*given)
+    try:
+        pattern = Pattern(own.forward, args, kwargs)
+        graph = _trace(module, own, pattern, False, {})
+        interpreter = _Interpreter(module, graph, recorder)
+        given = pattern.tensors(pattern.binder()(*args, **kwargs))
+        with undisturbed(module), recorder:
+            interpreter.run(*(given or ()))
+    except Untraceable:
+        raise
+    except Exception as error:  # the graph was traced, and does not do what the forward does
+        raise Untraceable(f"the trace of {own.__name__}.forward does not run: {type(error).__name__}") from error
     by_name = {n.name: n for n in graph.nodes}
     nodes = [name for name, count in interpreter.events.items() for _ in range(count)]
     again, first = events_of(recorder.root, recorder.tape), events_of(call, tape)
     if [e.name for e in again] != [e.name for e in first]:
-        raise Untraceable(f"{type(module).__name__}.forward does other things when it is traced")
+        raise Untraceable(f"{own.__name__}.forward does other things when it is traced")
     return [
-        Event(e.what, n, _target(by_name[n])) if interpreter.events[n] == 1 else Event(e.what)
+        replace(e, fx_node=n, target=_target(by_name[n])) if interpreter.events[n] == 1 else e
         for e, n in zip(first, nodes, strict=True)
     ]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from . import surgery
 from .blurs import Blur, Dense
-from .graph import Edit, Event, Untraceable, compile_edits, events_of, map_events
+from .graph import Edit, Event, Program, Untraceable, events_of, map_events
+from .pattern import Pattern
 from .sites import Site
 from .tape import Call, Node, Ref, Tape, record
 
@@ -34,11 +35,12 @@ class Change:
 
     module: nn.Module
     path: str
-    part: str  # a part of `surgery.Repaired`, "attribute", "dense" or "edit"
+    part: str  # where the blur goes ("blur_before", "blur_instead", "blur_after"), "stride", "dense" or "edit"
     blur: Blur | None = None
-    attribute: tuple[str, Any] | None = None
+    stride: tuple[int, ...] = ()
     dense: Dense | None = None
     edits: tuple[Edit, ...] = ()
+    pattern: Pattern | None = None
 
 
 @dataclass(eq=False)
@@ -47,6 +49,7 @@ class Plan:
 
     site: Site
     how: str = ""
+    moved: bool = False  # a rewritten forward does the layer's blur
     changes: list[Change] = field(default_factory=list)
 
 
@@ -61,6 +64,7 @@ class Places:
     def __init__(self, model: nn.Module, args: tuple[Any, ...], tape: Tape) -> None:
         self.model, self.args, self.tape = model, args, tape
         self._events: dict[int, list[Event] | Untraceable] = {}
+        self._patterns: dict[int, Pattern] = {}
         self._calls: dict[int, list[Call]] = {}
         for call in tape.calls:
             self._calls.setdefault(id(call.module), []).append(call)
@@ -87,7 +91,7 @@ class Places:
 
     def _free(self, call: Call, part: str, site: Site) -> bool:
         """Whether a module can be changed, and no other site's plan has taken this part of it; takes it."""
-        if isinstance(call.module, torch.jit.ScriptModule):
+        if isinstance(call.module, torch.jit.ScriptModule) or "forward" in vars(call.module):
             return False
         return self._taken.setdefault((id(call.module), part), site.node.call.module) is site.node.call.module
 
@@ -117,22 +121,25 @@ class Places:
     def _before(self, site: Site, blur: Blur, plan: Plan) -> None:
         """The blur on the map that a site takes, and on nobody else's."""
         call, source = site.node.call, self._source(site.node)
-        module_level = (
-            source is not None
-            and call.inputs[:1] == (source,)
-            and self._takes_only_here(call, source, site.nodes)
-            and (self._in_step(call, site) or self._same_at_every_call(call))
-            and self._free(call, "blur_before", site)
-        )
-        if module_level:
+        if self._takes_first(site) and self._free(call, "blur_before", site):
             plan.changes.append(Change(call.module, call.path, "blur_before", blur))
             return
         try:
             self._edit(call, [self.tape.nodes[i] for i in self._takers(site)], "before", blur, plan)
         except Untraceable:
-            if source is None or not self._all_go_to(source, site):
+            if source is None or any(s > 1 for s in blur.stride) or not self._all_go_to(source, site):
                 raise
             self._after(self.tape.nodes[source], blur, plan)
+
+    def _takes_first(self, site: Site) -> bool:
+        """Whether a site takes what its module is given first, and nobody else in there does, at every call."""
+        call, source = site.node.call, self._source(site.node)
+        return (
+            source is not None
+            and call.inputs[:1] == (source,)
+            and self._takes_only_here(call, source, site.nodes)
+            and (self._in_step(call, site) or self._same_at_every_call(call))
+        )
 
     def _all_go_to(self, source: int, site: Site) -> bool:
         """Whether a node's output goes to a site and to nobody else, maybe through a padding."""
@@ -148,27 +155,96 @@ class Places:
         """The blur in the place of a whole module, or of a function in a forward."""
         call, node = site.node.call, site.node
         whole = call.nodes == [node.index] and call.result == node.index and call.inputs[:1] == (node.args[0].node,)
-        if whole and (self._in_step(call, site) or self._same_at_every_call(call)):
+        whole = whole and type(call.module).__module__.startswith("torch.nn.")  # whose window is no function of the map
+        if (
+            whole
+            and (self._in_step(call, site) or self._same_at_every_call(call))
+            and self._free(call, "blur_instead", site)
+        ):
             plan.changes.append(Change(call.module, call.path, "blur_instead", blur))
             return
         self._edit(call, [node], "instead", blur, plan)
 
     def _after_activation(self, node: Node, blur: Blur, plan: Plan) -> None:
-        """The blur after the activation that follows a convolution, or after what can be reached before it."""
+        """The blur of a convolution that a forward writes as a function: after the activation, or as near as can be."""
         chain = self._to_activation(node)
-        reasons = []
-        for at in reversed(chain):
+        for i, at in reversed(list(enumerate(chain))):
             try:
-                self._after(at, blur, plan)
+                self._edit(node.call, [self._outermost(node.call, at)], "after", blur, plan)
             except Untraceable as reason:
-                reasons.append(str(reason))
+                plan.how = f" ({reason})"
+                if i == 0:
+                    raise
                 continue
-            where = "the activation" if at.op in ACTIVATIONS or len(at.inputs) > 1 else at.op
-            plan.how = f"stride-1 convolution, blur pool after {where}"
-            if reasons:
-                plan.how += f" ({reasons[0]})"
+            plan.how = f"stride-1 convolution, blur pool after {_name(at)}{plan.how}"
             return
-        raise Untraceable(reasons[0])
+
+    def _later(self, layer: Call, chain: list[Node], plan: Plan) -> bool:
+        """Moves the blur of a layer behind what runs on its map alone, by edits of the forwards that call it.
+
+        Each forward on the way out runs the layer (or what holds it) without its blur, and blurs after the last node
+        of the chain that it runs itself. It can leave that to its caller in turn where it ends there.
+
+        Args:
+            layer: whose blur it is.
+            chain: of nodes, the first of which is what the layer puts out.
+
+        Returns:
+            whether it was moved.
+        """
+        call, path, at, pending, moved = layer, "blur_after", 0, [], False
+        plan.how = f"stride-1 convolution, blur pool after {_name(chain[0])}"
+        while at + 1 < len(chain) and call.parent is not None and call.parent.parent is not None:
+            parent = call.parent
+            inside = [i for i in range(at + 1, len(chain)) if self._within(chain[i].call, parent)]
+            reached, reason = None, ""
+            for i in [*reversed(inside), at]:
+                try:
+                    last = i + 1 < len(chain) and parent.result == chain[i].index
+                    edits = self._deferral(parent, call, self._outermost(parent, chain[i]), path, last)
+                except Untraceable as error:
+                    reason = reason or f" ({error})"
+                    continue
+                reached = i
+                pending.append(Change(parent.module, parent.path, "edit", edits=edits, pattern=self._pattern(parent)))
+                break
+            if reached is None:
+                plan.how += reason
+                break
+            if reached > at:
+                plan.changes += pending
+                pending, moved = [], True
+                plan.how = f"stride-1 convolution, blur pool after {_name(chain[reached])}{reason}"
+            if reason or not last:
+                break
+            call, path, at = parent, f"{edits[0].target}.{path}", reached
+        return moved
+
+    def _deferral(self, parent: Call, call: Call, at: Node | Call, path: str, last: bool) -> tuple[Edit, ...]:
+        """Edits by which a forward runs a child without its blur, and blurs after something else that it runs."""
+        if not self._free_to_defer(parent):
+            raise Untraceable("its blur is another's")
+        first, end = self._event(parent, call), self._event(parent, at)
+        edits = (
+            Edit(first.fx_node, "defer", target=first.target),
+            Edit(end.fx_node, "after", f"{first.target}.{path}", end.target, first.fx_node, last),
+        )
+        Program(parent.module, type(parent.module), edits, self._pattern(parent))  # in training too, or it raises
+        return edits
+
+    def _free_to_defer(self, parent: Call) -> bool:
+        return not any(
+            (id(parent.module), part) in self._taken for part in ("blur_instead", "blur_after", "stride")
+        ) and not isinstance(parent.module, torch.jit.ScriptModule)
+
+    def _outermost(self, outer: Call, node: Node) -> Node | Call:
+        """What a call runs itself that puts out a node: the node, or a child's call."""
+        if node.call is outer:
+            return node
+        for call in self.tape.calls:
+            if call.parent is outer and call.result == node.index:
+                return call
+        raise Untraceable(f"{node.op} is not the last thing that {type(node.call.module).__name__} does")
 
     def _to_activation(self, node: Node) -> list[Node]:
         """A convolution, and what runs on its result alone up to its activation."""
@@ -198,7 +274,7 @@ class Places:
         return product if set(product.inputs) == {at.index, gate.index} else None
 
     def _after(self, node: Node, blur: Blur, plan: Plan) -> None:
-        """The blur on what a node puts out, for all that take it."""
+        """The blur, at stride 1, on what a node puts out, for all that take it."""
         call: Call | None = node.call
         outer = call
         while call is not None and call.result == node.index:
@@ -206,24 +282,8 @@ class Places:
                 plan.changes.append(Change(call.module, call.path, "blur_after", blur))
                 return
             outer, call = call.parent, call.parent
-        takers = [self.tape.nodes[i] for i in node.users]
-        if takers and all(
-            self._takes_whole(t, node, plan.site) and self._free(t.call, "blur_before", plan.site) for t in takers
-        ):
-            for taker in takers:
-                plan.changes.append(Change(taker.call.module, taker.call.path, "blur_before", blur))
-            return
         assert outer is not None
-        inner = next((c for c in self.tape.calls if c.parent is outer and c.result == node.index), None)
-        self._edit(outer, [inner if node.call is not outer and inner is not None else node], "after", blur, plan)
-
-    def _takes_whole(self, taker: Node, node: Node, site: Site) -> bool:
-        call = taker.call
-        return (
-            call.inputs[:1] == (node.index,)
-            and self._in_step(call, site)
-            and self._takes_only_here(call, node.index, [taker.index])
-        )
+        self._edit(outer, [self._outermost(outer, node)], "after", blur, plan)
 
     # ---- forwards
 
@@ -247,7 +307,9 @@ class Places:
         known = self._events.get(id(call.module))
         if known is None:
             try:
-                known = map_events(self._calls[id(call.module)][0], self.tape, *self._arguments(call))
+                args, kwargs = self._arguments(call)
+                known = map_events(self._calls[id(call.module)][0], self.tape, args, kwargs)
+                self._patterns[id(call.module)] = Pattern(type(call.module).forward, args, kwargs)
             except Untraceable as reason:
                 known = reason
             self._events[id(call.module)] = known
@@ -260,6 +322,8 @@ class Places:
         return event
 
     def _edit(self, call: Call, whats: Sequence[Node | Call], action: str, blur: Blur, plan: Plan) -> None:
+        if isinstance(call.module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+            raise Untraceable(f"a blur would be one more entry of a {type(call.module).__name__}")
         events = [self._event(call, what) for what in whats]
         known = self._edited.setdefault(id(call.module), {})
         key = tuple(e.fx_node for e in events)
@@ -267,32 +331,42 @@ class Places:
             key, next(n for i in itertools.count() if not hasattr(call.module, n := f"blur_{i + len(known)}"))
         )
         edits = tuple(Edit(e.fx_node, action, name, e.target) for e in events)
-        compile_edits(call.module, type(call.module), edits)  # in training too, or it raises
-        plan.changes.append(Change(call.module, call.path, "edit", blur, edits=edits))
+        Program(call.module, type(call.module), edits, self._pattern(call))  # in training too, or it raises
+        plan.changes.append(Change(call.module, call.path, "edit", blur, edits=edits, pattern=self._pattern(call)))
+
+    def _pattern(self, call: Call) -> Pattern:
+        """Of the calls that a traced forward stands for."""
+        return self._patterns[id(call.module)]
 
 
-def apply(changes: Sequence[Change]) -> None:
-    """Makes changes; the same one of the same module, at several calls of it, once."""
-    edits: dict[int, tuple[nn.Module, list[Edit], dict[str, Blur]]] = {}
+def _name(node: Node) -> str:
+    return "the activation" if node.op in ACTIVATIONS or len(node.inputs) > 1 else node.op
+
+
+def apply(model: nn.Module, plans: Sequence[Plan]) -> None:
+    """Makes the changes of plans; the same one of the same module, at several calls of it, once."""
+    edits: dict[int, tuple[Change, list[Edit], dict[str, Blur]]] = {}
     done: set[Any] = set()
-    for change in changes:
-        key = (id(change.module), change.part, change.attribute)
-        if change.part != "edit" and key in done:
-            continue
-        done.add(key)
-        if change.part == "attribute":
-            assert change.attribute is not None
-            surgery.set_attribute(change.module, *change.attribute)
-        elif change.part == "dense":
-            assert change.dense is not None
-            surgery.put_dense(change.module, change.dense)
-        elif change.part == "edit":
-            _, mine, blurs = edits.setdefault(id(change.module), (change.module, [], {}))
+    for change in (change for plan in plans for change in plan.changes):
+        key = (id(change.module), change.part)
+        if change.part == "edit":
+            _, mine, blurs = edits.setdefault(id(change.module), (change, [], {}))
             mine += [e for e in change.edits if e not in mine]
             if change.blur is not None:
                 blurs[change.edits[0].blur] = change.blur
+        elif key in done:
+            continue
+        elif change.part == "stride":
+            surgery.set_stride(change.module, change.stride)
+        elif change.dense is not None:
+            surgery.put_dense(change.module, change.dense)
         else:
             assert change.blur is not None
             surgery.put(change.module, change.part, change.blur)
-    for module, mine, blurs in edits.values():
-        surgery.edit(module, mine, blurs)
+        done.add(key)
+    for change, mine, blurs in edits.values():
+        assert change.pattern is not None
+        surgery.edit(change.module, mine, blurs, change.pattern)
+    surgery.compile_edits([change.module for change, *_ in edits.values()])
+    own = [(p.site.node.call.module, p.moved) for p in plans if any(c.part == "stride" for c in p.changes)]
+    surgery.keep(model, {m for m, _ in own if all(moved for n, moved in own if n is m)})

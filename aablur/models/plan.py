@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .blurs import Blur, Dense, blur_at, blur_for_average, same_start
+from .blurs import Blur, Ceil, Dense, Same, blur_at, blur_for_average
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
 from .sites import Site, per_axis, rank_of
@@ -61,12 +62,15 @@ class Planner(Places):
     # ---- one rule a kind
 
     def _conv(self, site: Site, settings: Settings, plan: Plan) -> None:
-        node, rank = site.node, rank_of(site.node.op)
+        node, call, rank = site.node, site.node.call, rank_of(site.node.op)
         options = settings.options(site)
         if all(k == 1 for k in site.kernel) and node.argument(4, "padding", 0) in (0, (0,) * rank, "valid"):
             stride = self._share(site, settings)
             blur = blur_at(self._taps(site, settings, rank), stride, **options)
-            self._stride_one(site, plan, stride)
+            if self._is_layer(site) and self._takes_first(site) and self._free(call, "stride", site):
+                self._stride_one(site, plan, stride)
+            else:
+                self._functional_stride(site, plan, stride)
             self._before(site, blur, plan)
             plan.how = "blur pool before the 1x1 convolution"
         elif settings.where == "before" or (site.patches and not settings.exact):
@@ -75,10 +79,18 @@ class Planner(Places):
             plan.how = "blur before the convolution"
         else:
             stride = self._share(site, settings)
-            options = settings.options(site, channels=node.shape[-rank - 1], same=self._same(site, stride))
+            options = settings.options(site, channels=node.shape[-rank - 1], rules=self._same(site, stride))
             blur = blur_at(self._taps(site, settings, rank), stride, **options)
-            self._stride_one(site, plan, stride)
-            self._after_activation(node, blur, plan)
+            chain = self._to_activation(node)
+            end = next((i for i, at in enumerate(chain) if at.index == call.result), None)
+            if end is not None and self._is_layer(site) and self._free(call, "stride", site):
+                self._stride_one(site, plan, stride)
+                plan.changes.append(Change(call.module, call.path, "blur_after", blur))
+                self._taken[(id(call.module), "blur_after")] = call.module
+                plan.moved = self._later(call, chain[end:], plan)
+            else:
+                self._functional_stride(site, plan, stride)
+                self._after_activation(node, blur, plan)
 
     def _max_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
         node, rank = site.node, rank_of(site.node.op)
@@ -89,22 +101,19 @@ class Planner(Places):
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
         dilation = per_axis(node.argument(4, "dilation", 1), rank)
-        sizes = node.args[0].shape[-rank:]
+        starts, rules = [0] * rank, None
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
-        starts, extra = [0] * rank, [0] * rank
-        if node.argument(5, "ceil_mode", False) and settings.window is None:
+        elif node.argument(5, "ceil_mode", False):
+            rules = tuple(map(Ceil, kernel, stride, padding, dilation))
             # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
             # holds them; where the window is too small for that, the blur's padding stands for them.
             wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
             starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
-            pooled = [n + 2 * p - d * (k - 1) for n, p, d, k in zip(sizes, padding, dilation, kernel, strict=True)]
-            short = [o > -(-n // s) for o, n, s in zip(node.shape[-rank:], pooled, stride, strict=True)]
-            extra = [s - 1 if m and not w else 0 for s, m, w in zip(stride, short, wider, strict=True)]
             padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
         taps = [settings.taps if s > 1 else 1 for s in stride]
         window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, starts=starts, extra=extra, window=window, **settings.options(site))
+        blur = blur_at(taps, stride, starts=starts, window=window, rules=rules, **settings.options(site))
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 
@@ -114,11 +123,13 @@ class Planner(Places):
         stride = node.argument(2, "stride")
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
-        ceil = bool(node.argument(4, "ceil_mode", False))
-        sizes = zip(node.args[0].shape[-rank:], node.shape[-rank:], kernel, stride, padding, strict=True)
-        more = [ceil and (n + 2 * p - k) // s + 1 < o for n, o, k, s, p in sizes]
+        divisor = node.argument(6, "divisor_override")
+        gain = 1.0 if divisor is None else math.prod(kernel) / divisor
+        if gain != 1 and "sum_to_one" in settings.constraints:
+            raise Refused(f"its divisor_override makes its taps sum to {gain:g}, against the constraint sum_to_one")
+        rules = tuple(map(Ceil, kernel, stride, padding)) if node.argument(4, "ceil_mode", False) else None
         taps = [settings.taps if s > 1 else 1 for s in stride]
-        blur = blur_for_average(taps, kernel, stride, padding, more, **settings.options(site))
+        blur = blur_for_average(taps, kernel, stride, padding, rules=rules, gain=gain, **settings.options(site))
         bare = blur_at(taps, (1,) * rank, **settings.options(site))
         self._instead_or_before(site, blur, bare, plan)
 
@@ -197,28 +208,35 @@ class Planner(Places):
             raise Refused(f"a blur of stride {share} does not divide the stride {whole}")
         return share
 
+    def _is_layer(self, site: Site) -> bool:
+        """Whether a convolution's module has its weight, and an attribute that is its stride."""
+        module = site.node.call.module
+        own = getattr(module, "stride", None)
+        is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(site.stride)) == site.stride
+        return is_own and self._weight_is_of(module, site.node)
+
     def _stride_one(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
-        """The convolution's own stride, divided by the blur's share."""
-        node, call = site.node, site.node.call
+        """The layer's own stride, divided by the blur's share."""
+        call = site.node.call
         rest = tuple(int(s) // b for s, b in zip(site.stride, share, strict=True))
-        own = getattr(call.module, "stride", None)
-        is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(share)) == tuple(int(s) for s in site.stride)
-        if is_own and self._weight_is_of(call.module, node):
-            plan.changes.append(Change(call.module, call.path, "attribute", attribute=("stride", rest)))
-            return
-        if any(r != 1 for r in rest):
+        plan.changes.append(Change(call.module, call.path, "stride", stride=rest))
+
+    def _functional_stride(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
+        """Stride 1 for a convolution that a forward writes as a function."""
+        if share != tuple(int(s) for s in site.stride):
             raise Refused("a part of a functional convolution's stride cannot be kept")
-        event = self._event(call, node)
+        call = site.node.call
+        event = self._event(call, site.node)
         edit = Edit(event.fx_node, "stride", target=event.target)
-        plan.changes.append(Change(call.module, call.path, "edit", edits=(edit,)))
+        plan.changes.append(Change(call.module, call.path, "edit", edits=(edit,), pattern=self._pattern(call)))
 
     def _weight_is_of(self, module: nn.Module, node: Node) -> bool:
         """Whether a module is a convolution: its weight has the shape of the one that runs (it may standardise it)."""
         weight = getattr(module, "weight", None)
         return isinstance(weight, Tensor) and weight.shape == node.facts["weight"].shape
 
-    def _same(self, site: Site, share: tuple[int, ...]) -> tuple[tuple[int, int, int], ...] | None:
-        """For a convolution that pads by the size of its map: (kernel, dilation, stride) an axis; None for others.
+    def _same(self, site: Site, share: tuple[int, ...]) -> tuple[Same, ...] | None:
+        """For a convolution that pads by the size of its map: its rule along each axis; None for others.
 
         Found by trial, on the map and on one that is a pixel smaller: what the module gives at stride 1 holds what it
         gave, from its first pixel, or from that where TensorFlow's rule puts it.
@@ -233,7 +251,7 @@ class Planner(Places):
         if answers[0][1].shape[-rank:] != x.shape[-rank:]:
             return None  # a fixed padding, which its stride does not move
         dilation = per_axis(node.argument(5, "dilation", 1), rank)
-        same = tuple(zip(site.kernel, dilation, share, strict=True))
+        same = tuple(map(Same, site.kernel, dilation, share))
         for rule in (None, same):
             if all(self._holds(strided, full, share, rule) for strided, full in answers):
                 return rule
@@ -255,6 +273,8 @@ class Planner(Places):
         """Whether one map is every ``share``-th pixel of another, from the first or from where a rule puts it."""
         for i, step in enumerate(share):
             axis, size = i - len(share), full.shape[i - len(share)]
-            first = same_start(*rule[i], size=size) if rule else 0
+            first = rule[i].start(size) if rule else 0
             full = full.index_select(axis, torch.arange(first, size, step, device=full.device))
+        if full.is_meta and full.shape == strided.shape:
+            raise Refused("a padding that depends on the map's size cannot be told from shapes alone (device meta)")
         return full.shape == strided.shape and full.allclose(strided, rtol=1e-3, atol=1e-4)

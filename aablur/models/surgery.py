@@ -7,86 +7,35 @@ changes its name, and an optimizer's parameters stay what they were.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .blurs import Blur, Dense
-from .graph import Edit, compile_edits
-
-PARTS = ("blur_before", "blur_instead", "blur_after", "blur_dense")
-
-
-class Repaired:
-    """Mixed into a module's class: ``blur_before``, its own forward (or ``blur_instead``), ``blur_after``.
-
-    ``blur_dense`` runs its forward at every pixel (`blurs.Dense`). ``_repair`` holds what was changed.
-    """
-
-    _repair: dict[str, Any]
-    _modules: dict[str, nn.Module]
-    training: bool
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        parts = self._modules
-        if "blur_before" in parts:
-            args = (parts["blur_before"](args[0]), *args[1:])
-        if "blur_instead" in parts:
-            out = parts["blur_instead"](args[0])
-        elif "blur_dense" in parts:
-            own = super().forward  # type: ignore
-            out = parts["blur_dense"](lambda x: own(x, *args[1:], **kwargs), args[0])
-        elif "programs" in self._repair:
-            out = self._repair["programs"][self.training](self, *args, **kwargs)
-        else:
-            out = super().forward(*args, **kwargs)  # type: ignore
-        return parts["blur_after"](out) if "blur_after" in parts else out
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        state["_repair"] = {k: v for k, v in self._repair.items() if k != "programs"}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore
-        if "edits" in self._repair:
-            _compile(self)  # type: ignore
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _empty, (_own_class(self),), self.__getstate__()  # type: ignore
-
-
-def _empty(cls: type[nn.Module]) -> nn.Module:
-    made = repaired_class(cls)
-    return made.__new__(made)
-
-
-@cache
-def repaired_class(cls: type[nn.Module]) -> Any:
-    return type(f"Repaired{cls.__name__}", (Repaired, cls), {"__doc__": cls.__doc__, "__module__": cls.__module__})
-
-
-def is_repaired(module: nn.Module) -> bool:
-    return isinstance(module, Repaired)
-
-
-def _own_class(module: nn.Module) -> type[nn.Module]:
-    """The class that a repaired module had."""
-    made = type(module)
-    if made.__bases__[:1] != (Repaired,):
-        raise ValueError(
-            f"restore: {made.__name__} was changed again after antialias (torch.nn.utils.parametrize?): undo that first"
-        )
-    return made.__bases__[1]
+from .graph import Edit
+from .pattern import Pattern
+from .repaired import compile_program, is_repaired, own_class, repaired_class
 
 
 def _open(module: nn.Module) -> dict[str, Any]:
     """A module's record of repairs, after it has become a `Repaired` one."""
     if not is_repaired(module):
-        module.__class__ = repaired_class(type(module))
-        module.__dict__["_repair"] = {"attributes": {}, "blurs": {}}
-    return module._repair  # type: ignore
+        module.__dict__["_repair"] = {"blurs": {}, "path": ""}
+        _change_class(module, repaired_class)
+    return vars(module)["_repair"]
+
+
+def _change_class(module: nn.Module, change: Callable[[Any], Any]) -> None:
+    """Gives a module another class; the properties that parametrize has put on top of it stay on top."""
+    cls = type(module)
+    if not parametrize.is_parametrized(module):
+        module.__class__ = change(cls)
+        return
+    base = change(cls.__bases__[0])
+    own = {k: v for k, v in vars(cls).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(f"Parametrized{base.__name__}", (base,), own)
 
 
 def put(module: nn.Module, part: str, blur: Blur) -> None:
@@ -99,28 +48,42 @@ def put_dense(module: nn.Module, dense: Dense) -> None:
     module.add_module("blur_dense", dense)
 
 
-def set_attribute(module: nn.Module, name: str, value: Any) -> None:
-    """Changes an attribute, and remembers what it was."""
-    _open(module)["attributes"].setdefault(name, getattr(module, name))
-    setattr(module, name, value)
+def set_stride(module: nn.Module, stride: tuple[int, ...]) -> None:
+    """From now on a layer runs at this stride; its attribute says what it was, to all that rebuild it."""
+    _open(module)["stride"] = stride
 
 
-def edit(module: nn.Module, edits: list[Edit], blurs: dict[str, Blur]) -> None:
-    """Changes a module's forward: `graph.Edit` says where the blurs, its new children, go.
+def edit(module: nn.Module, edits: list[Edit], blurs: dict[str, Blur], pattern: Pattern) -> None:
+    """Changes a module's forward: `graph.Edit` says where the blurs go; ``blurs`` are its new children.
 
-    Raises:
-        graph.Untraceable: it cannot be traced.
+    `compile_edits` goes on, when all layers have been changed.
     """
-    have = list(module._repair.get("edits", ())) if is_repaired(module) else []  # type: ignore
-    own = _own_class(module) if is_repaired(module) else type(module)
-    programs = compile_edits(module, own, [*have, *edits])
     repair = _open(module)
-    repair["edits"], repair["programs"] = [*have, *edits], programs
+    repair["edits"], repair["pattern"] = edits, pattern
     repair["blurs"] |= blurs
 
 
-def _compile(module: nn.Module) -> None:
-    module._repair["programs"] = compile_edits(module, _own_class(module), module._repair["edits"])  # type: ignore
+def compile_edits(modules: list[nn.Module]) -> None:
+    """Makes the programs of modules that were edited.
+
+    Raises:
+        graph.Untraceable: one cannot be traced.
+    """
+    for module in modules:
+        compile_program(module)
+
+
+def keep(model: nn.Module, moved: set[nn.Module]) -> None:
+    """Makes a model look, whenever it runs, whether what was repaired is still there.
+
+    Args:
+        moved: the layers at every call of which a rewritten forward blurs.
+    """
+    kept = {path: m for path, m in model.named_modules() if path and is_repaired(m)}
+    for path, module in kept.items():
+        vars(module)["_repair"] |= {"path": path, **({"moved": True} if module in moved else {})}
+    if kept and not isinstance(model, (nn.ModuleList, nn.ModuleDict)):
+        _open(model)["kept"] = kept
 
 
 def build(model: nn.Module, strength: float | None = None) -> list[nn.Parameter]:
@@ -136,6 +99,20 @@ def build(model: nn.Module, strength: float | None = None) -> list[nn.Parameter]
     return learnt
 
 
+def transplant(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a layer in the place of a repaired one, with the blur after it; its whole stride is its own."""
+    repair = vars(old)["_repair"]
+    if "blur_after" in repair["blurs"]:
+        put(new, "blur_after", repair["blurs"]["blur_after"])
+        set_stride(new, new.stride)  # type: ignore
+        vars(new)["_repair"] |= {k: v for k, v in repair.items() if k in ("path", "moved")}
+        new.add_module("blur_after", old._modules["blur_after"])
+    elif is_repaired(model):
+        kept = vars(model)["_repair"].get("kept", {})
+        for path in [path for path, m in kept.items() if m is old]:
+            del kept[path]
+
+
 def restore(model: nn.Module) -> nn.Module:
     """Undoes `aablur.antialias`: the same model, with the forwards that it had.
 
@@ -147,17 +124,15 @@ def restore(model: nn.Module) -> nn.Module:
 
     Raises:
         TypeError: it is no module.
-        ValueError: the class of a repaired module was changed again since, by torch.nn.utils.parametrize.
+        ValueError: the class of a repaired module was changed again since, by more than torch.nn.utils.parametrize.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: model must be a torch.nn.Module, got {type(model).__name__}")
     repaired = [m for m in model.modules() if is_repaired(m)]
-    own = [_own_class(m) for m in repaired]
+    own = [own_class(m) for m in repaired]
     for module, cls in zip(repaired, own, strict=True):
         repair = module.__dict__.pop("_repair")
         for part in [*repair["blurs"], "blur_dense"]:
             module._modules.pop(part, None)
-        module.__class__ = cls
-        for name, value in repair["attributes"].items():
-            setattr(module, name, value)
+        _change_class(module, lambda _, cls=cls: cls)
     return model

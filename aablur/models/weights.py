@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..geometry import shown
 from .antialias import antialias
 from .example import example_for
+from .repaired import is_repaired
 from .sites import Site, find_sites
-from .surgery import is_repaired
 from .tape import record
 
 # Buffers of filters, by the ends of their names: antialiased_cnns, composer, kornia, timm.
