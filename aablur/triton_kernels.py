@@ -373,8 +373,8 @@ def gathered(
                             if edge:
                                 for k in range(1, 1 + width.up + width.down):
                                     row += gathered_from_reflection(
-                                        grad, at, w, nth_reflection(k, width), channel, there, present & reads, taps, width,
-                                        ACCUMULATOR, UNROLL,
+                                        grad, at, w, nth_reflection(k, width), channel, there, present & reads, taps,
+                                        width, ACCUMULATOR, UNROLL,
                                     )  # fmt: skip
                             total += outer * middle * row
     return total

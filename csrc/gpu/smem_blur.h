@@ -282,7 +282,8 @@ struct Weights {
   // The rows of outputs that rows of results read.
   AABLUR_HOST_DEVICE static Rows read(const Planes& map, int row, int rows) {
     if (!map.banded) return {0, map.source_height};
-    const int first = first_row(row), end = first + Spreads::reads(above, rows), low = first > 0 ? first : 0;
+    const int first = first_row(row), end = first + Spreads::reads(above, (rows + S - 1) / S * S),
+              low = first > 0 ? first : 0;
     return {low, (end < map.source_height ? end : map.source_height) - low};
   }
   template <class Thread>

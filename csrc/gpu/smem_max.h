@@ -26,6 +26,7 @@ struct MaxBlurPlanes {
   static constexpr int ahead = -Spreads::first(0), own = X * S;   // maxima before the first own one
   static constexpr int spare = ahead % 2;                         // lanes before those: own ones begin with a pair
   static constexpr int N = (X - 1) * S + reach, lanes = (spare + N + 1) / 2 * 2, columns = lanes + Window - 1;
+  static constexpr int over = columns + 3;  // elements behind the source that are read along with words
   using Maxima = RunningArgmax<T, lanes, Bits, WithCodes, spare + ahead, own>;
   static_assert(own * Bits % 8 == 0 && own * Bits <= 32 && kept >= ahead);
   using Thread = gpu::Thread<Config::threads>;
@@ -58,8 +59,8 @@ struct MaxBlurPlanes {
     const int64_t planes = map.cut.planes;
     map.strips = Strips(ceil_div(map.result_width, X), map.cut.band, map.cut.segment);
     map.source_offset = int(staged_bytes<float>(table_size(map)));
-    map.codes_offset = int(map.source_offset +
-                           staged_bytes<T>(planes * most_rows<MaxBlurPlanes>(map) * map.source_width + columns + 1));
+    map.codes_offset =
+        int(map.source_offset + staged_bytes<T>(planes * most_rows<MaxBlurPlanes>(map) * map.source_width + over));
     map.result_offset =
         int(map.codes_offset + (WithCodes ? staged_bytes<uint8_t>(planes * code_bytes(map, 0, map.cut.band)) : 0));
     return map.result_offset + staged_bytes<T>(planes * map.cut.band * map.result_width);
@@ -96,7 +97,7 @@ struct MaxBlurPlanes {
       const int count = block.planes * state.rows.count * map.source_width;
       copy_in(state.source, state.from, count, thread);
       clear(state.weights + table_size(map), state.source, thread);
-      clear(state.source + count, state.source + count + columns + 1, thread);
+      clear(state.source + count, state.source + count + over, thread);
       fill_weights<K, S>(map, {block.row, map.cut.band}, {0, int(map.strips.strips.value()) * X}, map.result_height,
                          map.result_width, state.weights, thread);
     } else if constexpr (Phase == 1) {
