@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from aablur.models.audit import audit
 from aablur.models.circular import wrap
 from aablur.models.show import cells
 from aablur.models.sites import Site
+from aablur.models.tape import record
 
 assert peers
 
@@ -544,6 +546,21 @@ def test_lazy_modules_see_the_input(name: str, given: bool) -> None:
     assert [s.kind for s in report.sites] == ["conv", "max_pool"] and report.sites[1].aliasing
     assert torch.equal(random, torch.get_rng_state()) and all(m.training for m in model.modules())
     model(report.example_input[0].expand(2, -1, -1, -1)).sum().backward()  # what was made can be trained
+
+
+def test_a_record_keeps_no_map_alive() -> None:
+    """Its peak of memory is a forward's."""
+    alive: list[weakref.ref] = []
+
+    def watch(module: nn.Module, args: Any, out: Tensor) -> None:
+        alive.append(weakref.ref(out))
+        assert sum(ref() is not None for ref in alive) <= 3
+
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(9)))
+    for layer in model:
+        layer.register_forward_hook(watch)
+    tape = record(model, torch.randn(1, 3, 16, 16))
+    assert len(alive) == 9 and len(tape.nodes) == 10 and not any(ref() is not None for ref in alive)
 
 
 def test_messages_hold_no_tensors() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .circular import Torus
 from .sites import Site
 
-_CHUNK = 2**22  # values that are transformed at once
+_CHUNK = 2**19  # values that are transformed at once
 _AS_THEY_ARE = ("adaptive_pool", "interpolate", "lp_pool", "index", "grid_sample", "fractional_pool", "reduce")
 
 

@@ -19,6 +19,7 @@ from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _SKIPPED = tuple(f"{Path(p).parent}{os.sep}" for p in (torch.__file__, Path(__file__).parent))
 
@@ -110,8 +111,7 @@ class Recorder(TorchFunctionMode):
         self._observers = {(node.index, node.op): observer for node, observer in (observers or {}).items()}
         self._evaluate = evaluate
         self._last = max((index for index, _ in self._observers), default=-1) if stop else None
-        self._maker: dict[int, int] = {}  # id of a tensor -> the node that made it, last
-        self._alive: list[Tensor] = []  # ids stay taken
+        self._maker = WeakTensorKeyDictionary()  # tensor -> the node that made it, last; a tape keeps no tensor alive
         self._stack = [Call(model, "", None, 0)]
         self.root = self._stack[0]
         self._orders: dict[int, int] = {}
@@ -141,7 +141,7 @@ class Recorder(TorchFunctionMode):
         return out
 
     def _ref(self, t: Tensor) -> Ref:
-        return Ref(self._maker.get(id(t)), tuple(t.shape))
+        return Ref(self._maker.get(t), tuple(t.shape))
 
     def _add(self, op: str, args: Any, kwargs: Any, made: list[Tensor], call: Call, source: str) -> None:
         node = Node(len(self.tape.nodes), op, args, kwargs, tuple(made[0].shape), call, source)
@@ -150,8 +150,7 @@ class Recorder(TorchFunctionMode):
         self.tape.nodes.append(node)
         call.nodes.append(node.index)
         for t in made:
-            self._maker[id(t)] = node.index
-            self._alive.append(t)
+            self._maker[t] = node.index
 
     def _facts(self, node: Node, args: Any, kwargs: Any) -> None:
         if node.op.startswith("conv") and (weight := args[1] if len(args) > 1 else kwargs.get("weight")) is not None:
@@ -175,21 +174,21 @@ class Recorder(TorchFunctionMode):
         call.began = len(self.tape.nodes)
         if parent is self.root and module is self.root.module:
             for t in (t for t in tree_leaves(args) if isinstance(t, Tensor)):
-                if id(t) not in self._maker:
+                if t not in self._maker:
                     self._add("input", (), {}, [t], call, "")
-        call.inputs = tuple(self._maker.get(id(t)) for t in tree_leaves(args) if isinstance(t, Tensor))
+        call.inputs = tuple(self._maker.get(t) for t in tree_leaves(args) if isinstance(t, Tensor))
         self.tape.calls.append(call)
         self._stack.append(call)
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
         call = self._stack.pop()
         tensors = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        unknown = [t for t in tensors if id(t) not in self._maker]
+        unknown = [t for t in tensors if t not in self._maker]
         if unknown:  # of a function that nothing of torch sees into: a script, an extension
             refs = tuple(map(self._ref, (t for t in tree_leaves(args) if isinstance(t, Tensor))))
             self._add(f"module:{type(module).__name__}", refs, {}, unknown, call, call.source)
         if len(tensors) == 1:
-            call.result = self._maker[id(tensors[0])]
+            call.result = self._maker[tensors[0]]
 
     def __enter__(self) -> Recorder:
         self._handles = (
