@@ -19,6 +19,9 @@ TRANSPARENT = {  # these hand a map on, pixel by pixel
 }  # fmt: skip
 
 
+VIEWS = {"reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"}  # these do where they keep its axes
+
+
 @dataclass(eq=False)
 class Site:
     """One place where a model samples a map.
@@ -276,16 +279,34 @@ def _read(node: Node, tape: Tape) -> dict[str, Any] | None:
 
 
 def filter_before(node: Node, tape: Tape) -> str | None:
-    """What filters the map that a node takes, at stride 1 right before it."""
+    """What filters the map that a node takes, at stride 1 right before it, however its axes are viewed between."""
+    sizes = node.args[0].shape[-2:] if node.args and isinstance(node.args[0], Ref) else ()
     while (source := node.args[0].node if node.args and isinstance(node.args[0], Ref) else None) is not None:
         node = tape.nodes[source]
-        if node.op in TRANSPARENT:
-            continue
         if node.op.startswith(("conv", "avg_pool", "blur_pool", "max_blur_pool")):
             found = _read(node, tape)
             return None if found is None else found.get("filter")
-        return None
+        before = node.args[0].shape if node.args and isinstance(node.args[0], Ref) else ()
+        at = _positions(sizes, node.shape)
+        if node.op in VIEWS and at and _positions(sizes, before):
+            continue
+        crops = node.op == "__getitem__" and len(before) == len(node.shape) and not _slices(node)
+        if node.op not in TRANSPARENT and not crops:
+            return None
+        if at and len(before) == len(node.shape) and node.op not in ("permute", "movedim", "transpose"):
+            sizes = tuple(before[i] for i in at)  # of a pad or a crop
     return None
+
+
+def _positions(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
+    """The axes of a shape that have these sizes, in order; [] where it lacks one. The last ones, of several."""
+    found, end = [], len(shape)
+    for n in reversed(sizes):
+        end = next((i for i in range(end - 1, -1, -1) if shape[i] == n), -1)
+        if end < 0:
+            return []
+        found.insert(0, end)
+    return found
 
 
 def find_sites(tape: Tape) -> list[Site]:
