@@ -18,11 +18,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from composer.algorithms.blurpool import BlurConv2d, BlurMaxPool2d
+from plain import out
 from torch import Tensor, nn
 from zoo import ZOO, Entry, Functional, Run
 
 import aablur
-from aablur.models import aliasing
+from aablur.models import aliasing, antialias, repairs
 from aablur.models.audit import audit
 from aablur.models.circular import wrap
 from aablur.models.show import cells
@@ -589,3 +590,59 @@ def test_bad_input() -> None:
         audit(nn.MaxPool2d(2), torch.randn(1, 1, 8, 8), shift=0)
     with pytest.raises(ValueError, match="batch, channels, height, width"):
         audit(nn.Conv1d(1, 1, 3, 2), torch.randn(1, 1, 8)).heatmaps()
+
+
+# ---- blurs that are there, in other words ------------------------------------------------------------------
+
+
+def _by_channels(x: Tensor, k: Tensor) -> Tensor:
+    return F.conv2d(F.pad(x, (2, 1, 2, 1)), k.expand(x.shape[1], 1, 4, 4), groups=x.shape[1])
+
+
+def _by_views(x: Tensor, k: Tensor) -> Tensor:
+    """All channels in the batch, as a convolution of one channel, and back."""
+    b, c, h, w = x.shape
+    y = F.conv2d(F.pad(x, (2, 1, 2, 1)).view(b * c, 1, h + 3, w + 3), k[None, None])
+    return y.view(b, c, h, w)
+
+
+def _by_permutes(x: Tensor, k: Tensor) -> Tensor:
+    """Channels last, padded by views of six axes, cropped, and back."""
+    b, c, h, w = x.shape
+    y = x.reshape(-1, h, w, 1)
+    y = F.pad(y.view(-1, h, 1, w, 1, 1), (0, 0, 0, 0, 0, 0)).view(-1, h, w, 1)
+    y = F.pad(y, (0, 0, 2, 2, 2, 2))[:, : h + 3, : w + 3, :]
+    y = F.conv2d(y.permute(0, 3, 1, 2).reshape(-1, 1, h + 3, w + 3), k[None, None])
+    return y.reshape(-1, 1, h, w).permute(0, 2, 3, 1)[:, :, :, :].reshape(b, c, h, w)
+
+
+class Discriminator(nn.Module):
+    """Blurs before each convolution that samples, the shortcut's too."""
+
+    def __init__(self, filters: Any, blurs: bool = True) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, 2, 1) for _ in range(3))
+        self.skips = nn.ModuleList(nn.Conv2d(8, 8, 1, 2) for _ in range(3))
+        self.stem, self.filters, self.blurs = nn.Conv2d(3, 8, 1), filters, blurs
+        k = torch.tensor([1.0, 3, 3, 1])
+        self.register_buffer("k", k[:, None] * k / k.sum() ** 2)
+
+    k: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for conv, skip in zip(self.convs, self.skips, strict=True):
+            y = self.filters(x, self.k) if self.blurs else x.view(x.shape)
+            x = F.leaky_relu(conv(y), 0.2) + skip(y)
+        return x
+
+
+@pytest.mark.parametrize("filters", [_by_channels, _by_views, _by_permutes], ids=lambda f: f.__name__)
+def test_discriminators_that_blur_are_not_blurred_twice(filters: Any) -> None:
+    for size in (32, 24):
+        model, x = Discriminator(filters).eval(), torch.randn(2, 3, size, size)
+        before = out(model, x)
+        assert audit(model, x, measure=False).unfiltered == []
+        antialias(model, x)
+        assert repairs(model) == [] and torch.equal(out(model, x), before)
+    assert len(audit(Discriminator(filters, blurs=False), x, measure=False).unfiltered) == 6

@@ -92,6 +92,23 @@ def test_a_layer_called_alone_blurs_by_itself_and_says_so_once() -> None:
     torch.testing.assert_close(out(model, x), inside)
 
 
+def test_functions_in_another_entry_warn() -> None:
+    """What a rewritten forward blurs between functions is in no module that could blur by itself."""
+
+    class Pools(Features):
+        def forward_features(self, x: Tensor) -> Tensor:
+            return F.max_pool2d(F.relu(self.a(x)), 2)
+
+    model, x = Pools(), torch.randn(1, 3, 32, 32)
+    before = model.forward_features(x)
+    antialias(model, x, strength=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+    with pytest.warns(UserWarning, match="its forward_features is called from outside"):
+        torch.testing.assert_close(model.forward_features(x), before)
+
+
 def test_parts_of_a_sequential() -> None:
     model: Any = warm(nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), 16)
     x = torch.randn(1, 3, 17, 17)

@@ -63,9 +63,10 @@ def antialias(
        that every output has the shape that it had.
 
     Modules stay the same objects: weights, names, hooks, dtype, device, padding modes and training flags are kept, and
-    a state_dict fits before and after (learnt taps are its only new entries). `aablur.restore` undoes it. Where a
-    module's forward has to change between its children, torch.fx rewrites that forward alone; where fx cannot follow
-    it, the blur goes to the nearest place that can be reached, or the site is left as it is, with a warning.
+    a state_dict fits before and after (learnt taps are its only new entries). `aablur.restore` undoes it. A convolution
+    blurs right after itself, by whichever path it is called; where torch.fx can trace the forwards that call it, they
+    are rewritten to blur after the activation instead, while nothing changes that the trace took for granted. What can
+    be reached in no way is left as it is, with a warning. A model whose repaired layers have been replaced raises.
 
     Args:
         model: any module.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any
 
 import torch
@@ -93,18 +94,27 @@ def _state() -> tuple[bool, ...]:
     )  # fmt: skip
 
 
-def _watched(module: nn.Module, own: type[nn.Module], flags: dict[str, Any]) -> type[nn.Module]:
-    """A class for the time of a trace: it notes the plain attributes that a forward reads, and lets it set none."""
+class _Reads:
+    """What a forward reads of its module: plain attributes with their values, and the other methods that it calls."""
+
+    def __init__(self) -> None:
+        self.flags: dict[str, Any] = {}
+        self.methods: set[str] = set()
+
+    def note(self, name: str, value: Any, is_own: bool) -> None:
+        if is_own and name not in STATE and isinstance(value, (*PLAIN, tuple)):
+            self.flags[name] = value
+        elif isinstance(value, MethodType) and not name.startswith("_") and not hasattr(nn.Module, name):
+            self.methods.add(name)
+
+
+def _watched(module: nn.Module, own: type[nn.Module], reads: _Reads) -> type[nn.Module]:
+    """A class for the time of a trace: it notes what a forward reads, and lets it set nothing."""
     now: Any = type(module)
 
     def get(self: Any, name: str) -> Any:
         value = now.__getattribute__(self, name)
-        if (
-            name not in STATE
-            and isinstance(value, (*PLAIN, tuple))
-            and name in object.__getattribute__(self, "__dict__")
-        ):
-            flags[name] = value
+        reads.note(name, value, name in object.__getattribute__(self, "__dict__"))
         return value
 
     def set_(self: Any, name: str, value: Any) -> None:
@@ -113,15 +123,13 @@ def _watched(module: nn.Module, own: type[nn.Module], flags: dict[str, Any]) -> 
     return type(own.__name__, (now,), {"__getattribute__": get, "__setattr__": set_, "forward": own.forward})
 
 
-def _trace(
-    module: nn.Module, own: type[nn.Module], pattern: Pattern, training: bool, flags: dict[str, Any]
-) -> fx.Graph:
-    """The graph of a module's own forward, in one mode; ``flags`` gets the attributes that it read."""
+def _trace(module: nn.Module, own: type[nn.Module], pattern: Pattern, training: bool, reads: _Reads) -> fx.Graph:
+    """The graph of a module's own forward, in one mode; ``reads`` gets what it read."""
     if "forward" in vars(module):
         raise Untraceable(f"{own.__name__}.forward is set on the instance")
     class_now, mode, before = module.__class__, module.training, (random.getstate(), torch.get_rng_state())
     module.training = training
-    module.__class__ = _watched(module, own, flags)
+    module.__class__ = _watched(module, own, reads)
     try:
         graph = _Tracer(pattern).trace(module)
         if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):
@@ -236,14 +244,15 @@ class Program:
 
     def __init__(self, module: nn.Module, own: type[nn.Module], edits: Sequence[Edit], pattern: Pattern) -> None:
         self.own, self.forward, self.pattern, self.bind = own, own.forward, pattern, pattern.binder()
-        self.layout, self.flags = _layout(module), {}
+        self.layout, reads = _layout(module), _Reads()
+        self.flags, self.methods = reads.flags, reads.methods
         self.deferred = tuple(e.target for e in edits if e.action == "defer")
         self.last = any(e.last for e in edits)
         self.runs: dict[tuple[bool, bool], Callable[..., Any]] = {}
         between = set()
         for training in (False, True):
             for deferred in (False, True) if self.last else (False,):
-                graph = _trace(module, own, pattern, training, self.flags)
+                graph = _trace(module, own, pattern, training, reads)
                 between.add(str(_apply(graph, edits, deferred)))
                 graph.lint()
                 code = graph.python_code(root_module="self")
@@ -350,7 +359,7 @@ def map_events(call: Call, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, 
     recorder = Recorder(module)
     try:
         pattern = Pattern(own.forward, args, kwargs)
-        graph = _trace(module, own, pattern, False, {})
+        graph = _trace(module, own, pattern, False, _Reads())
         interpreter = _Interpreter(module, graph, recorder)
         given = pattern.tensors(pattern.binder()(*args, **kwargs))
         with undisturbed(module), recorder:

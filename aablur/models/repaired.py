@@ -13,6 +13,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from functools import cache, wraps
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -75,7 +76,28 @@ def repaired_class(cls: type[nn.Module]) -> Any:
         return _forward(self, cls, args, kwargs)
 
     names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "forward": forward}
+    for name in set(dir(cls)) - set(dir(nn.Module)):
+        if not name.startswith("_") and isinstance(method := inspect.getattr_static(cls, name), FunctionType):
+            names[name] = _entry(name, method)
     return type(f"Repaired{cls.__name__}", (Repaired, cls), names)
+
+
+def _entry(name: str, method: Any) -> Any:
+    """Another method than forward: it says so where a rewritten forward has blurs in what was once this method."""
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        program = vars(self).get("_repair", {}).get("program")
+        if program is not None and name in program.methods and _blurs_inside(self):
+            _say(self, f"its {name} is called from outside, and runs as it was written, without the blurs inside of it")
+        return method(self, *args, **kwargs)
+
+    return run
+
+
+def _blurs_inside(module: Any) -> bool:
+    """Whether its rewritten forward has blurs of its own, which no layer stands in for."""
+    return any(name not in ("blur_before", "blur_after") for name in module._repair["blurs"])
 
 
 def is_repaired(module: nn.Module) -> bool:
@@ -140,7 +162,7 @@ def _rewritten(module: Any, own: type[nn.Module], args: Any, kwargs: Any, later:
         raise RuntimeError(
             f"aablur: {module._repair['path'] or own.__name__} cannot leave its blur to others: {reason}"
         )
-    if any(name not in ("blur_before", "blur_after") for name in module._repair["blurs"]):
+    if _blurs_inside(module):
         _say(module, f"its forward runs as it was written, without the blurs inside of it: {reason}")
     return own.forward(module, *args, **kwargs)
 
