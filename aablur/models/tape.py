@@ -224,6 +224,7 @@ def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
             isinstance(i, Tensor)
             and not i.is_floating_point()
             and i.dtype != torch.bool
+            and not i.is_meta
             and i.numel() == max(i.shape, default=0)
         ):
             found.append((axis if axis < 0 else axis - x.ndim, i.flatten().tolist()))
@@ -231,8 +232,10 @@ def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
 
 
 def _distances(x: Tensor, grid: Tensor) -> tuple[float, ...]:
-    """How far neighbouring points of a grid are apart along each axis, in pixels: the median."""
+    """How far neighbouring points of a grid are apart along each axis, in pixels: the median; 1 on the meta device."""
     rank, found = grid.shape[-1], []
+    if grid.is_meta:
+        return (1.0,) * rank
     for k in range(rank):  # the last coordinate of a point is along the first axis
         points = grid[..., rank - 1 - k].detach().float()
         steps = points.diff(dim=k + 1).abs()
