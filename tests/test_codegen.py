@@ -45,6 +45,21 @@ def test_one_case_is_a_line_of_json() -> None:
     assert done.returncode == 0 and '"correct": true' in done.stdout, done.stdout + done.stderr
 
 
+@needs_triton
+@needs_nvcc
+def test_every_instruction_of_the_library_is_known() -> None:
+    """Of kernels that no case launches, too."""
+    code = "from benchmarks.codegen.interpreter import *; print(*Interpreter(LIBRARY).unknown(), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=interpreter.ROOT,
+        env=interpreter.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+
+
 @needs_nvcc
 @pytest.mark.parametrize("architecture", [75, 80, 120])
 def test_hot_kernels_compile_for_other_architectures(architecture: int, tmp_path: Path) -> None:

@@ -295,8 +295,8 @@ Action minmax(Decoder& d) {
   };
 }
 
-// min or max of three.
-Action minmax3(Decoder& d) {
+// min or max of three, or of a + b and c.
+Action minmax3(Decoder& d, bool adds) {
   const Numbers as(d);
   const Predicate is_min = d.predicate(4);
   const Destination out = d.destination();
@@ -304,21 +304,10 @@ Action minmax3(Decoder& d) {
   return [=](Warp& w, u32 active) {
     Lanes ra, rb, rc, result;
     const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
-    for (int l = 0; l < warp_size; ++l) result[l] = as.choose(as.choose(x[l], y[l], min >> l & 1), z[l], min >> l & 1);
-    out.write(w, result.v, active);
-  };
-}
-
-// min or max of a + b and c.
-Action add_minmax(Decoder& d) {
-  const Numbers as(d);
-  const Predicate is_min = d.predicate(4);
-  const Destination out = d.destination();
-  const Source a = d.integer(1), b = d.integer(2), c = d.integer(3);
-  return [=](Warp& w, u32 active) {
-    Lanes ra, rb, rc, result;
-    const u32 *x = a.read(w, ra), *y = b.read(w, rb), *z = c.read(w, rc), min = is_min.read(w);
-    for (int l = 0; l < warp_size; ++l) result[l] = as.choose(as.sum(x[l], y[l]), z[l], min >> l & 1);
+    for (int l = 0; l < warp_size; ++l) {
+      const u32 first = adds ? as.sum(x[l], y[l]) : as.choose(x[l], y[l], min >> l & 1);
+      result[l] = as.choose(first, z[l], min >> l & 1);
+    }
     out.write(w, result.v, active);
   };
 }
@@ -373,8 +362,8 @@ void add_integer(Table& t) {
   t["PRMT"] = prmt;
   t["ISETP"] = iset;
   t["IMNMX"] = t["VIMNMX"] = minmax;
-  t["VIMNMX3"] = minmax3;
-  t["VIADDMNMX"] = add_minmax;
+  t["VIMNMX3"] = [](Decoder& d) { return minmax3(d, false); };
+  t["VIADDMNMX"] = [](Decoder& d) { return minmax3(d, true); };
   t["IDP"] = dot_product;
   t["I2I"] = narrow;
   t["VABSDIFF"] = [](Decoder& d) {  // |a - b| + c
