@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,7 +139,7 @@ class _BlurPool(nn.Module):
         rules = getattr(self, "parametrizations", {})
         return rules[f"taps_{i}"].original if f"taps_{i}" in rules else getattr(self, f"taps_{i}")
 
-    def _apply(self, fn: abc.Callable[..., Any], recurse: bool = True) -> Any:
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """As torch's; taps that no checkpoint holds, and buffers that leave the meta device, are made again."""
         was_meta = [b.is_meta for b in self._buffers.values() if b is not None]
         super()._apply(fn, recurse)

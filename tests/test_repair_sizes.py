@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from plain import out
 from torch import Tensor, nn
-from zoo import ZOO, warm
+from zoo import ZOO, Run, warm
 
 from aablur.models import antialias, repairs
 
@@ -62,7 +62,7 @@ def test_divisor_override(kernel: int, divisor: int, strength: float) -> None:
         warnings.filterwarnings("ignore", "antialias: this model may be trained")
         model = antialias(nn.Sequential(pool), x, strength=strength)
     torch.testing.assert_close(out(model, x), out(pool, x))
-    functional = antialias(Runs(lambda y: F.avg_pool2d(y, kernel, 2, divisor_override=divisor)), x, strength=strength)
+    functional = antialias(Run(lambda y: F.avg_pool2d(y, kernel, 2, divisor_override=divisor)), x, strength=strength)
     torch.testing.assert_close(out(functional, x), out(pool, x))
 
 
@@ -73,15 +73,6 @@ def test_a_sum_that_must_not_be_one() -> None:
     assert not repairs(model)[0].done
 
 
-class Runs(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 @pytest.mark.filterwarnings("ignore:antialias. .* is left as it was")
 def test_windows_that_follow_the_map() -> None:
     """They are of one size on the example alone."""
@@ -90,7 +81,7 @@ def test_windows_that_follow_the_map() -> None:
         lambda x: F.max_pool2d(x, 2, x.shape[-1] // 4),
         lambda x: x[..., :: x.shape[-1] // 4],
     ):
-        model = antialias(Runs(function), torch.randn(1, 3, 16, 16))
+        model = antialias(Run(function), torch.randn(1, 3, 16, 16))
         x = torch.randn(1, 3, 33, 33)
         assert out(model, x).shape == function(x).shape
 
