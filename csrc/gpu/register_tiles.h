@@ -386,7 +386,7 @@ struct BlurBackwardTile {
     for (int b = 0; b < columns; ++b) {
       const int q = j0 - halo + b;
       if (Border && (q < 0 || q >= int(tiling.width.pooled()))) continue;
-      const uint32_t codes = read_codes(first, tile, p, q);
+      const uint32_t codes = read_codes(first, tile, p, j0, b - halo);
       AABLUR_UNROLL
       for (int c = 0; c < Window * Window; ++c) {
         const int y = a - halo + c / Window, z = b - halo + c % Window;
@@ -399,16 +399,16 @@ struct BlurBackwardTile {
     }
   }
 
-  // The codes of the pixel at pooled position (p, q).
-  AABLUR_HOST_DEVICE uint32_t read_codes(const uint8_t* first, const Tile& tile, int p, int q) const {
+  // The codes of the pixel `offset` columns from j0, a multiple of XI.
+  AABLUR_HOST_DEVICE uint32_t read_codes(const uint8_t* first, const Tile& tile, int p, int j0, int offset) const {
     if constexpr (V > 1) {
-      const auto word = load<Pixel<uint8_t, V * Bits / 8>>(first + code_byte<V, Bits>(tiling, tile, p, q));
+      const auto word = load<Pixel<uint8_t, V * Bits / 8>>(first + code_byte<V, Bits>(tiling, tile, p, j0 + offset));
       uint32_t codes = 0;
       AABLUR_UNROLL
       for (int byte = 0; byte < V * Bits / 8; ++byte) codes |= uint32_t(word.element[byte]) << (8 * byte);
       return codes;
     } else {
-      const int bit = (tiling.code_pixel > 0 ? tile.lane : q) * Bits;
+      const int q = j0 + offset, bit = (tiling.code_pixel > 0 ? tile.lane : q) * Bits;
       return uint32_t(load<Pixel<uint8_t, 1>>(first + p * int64_t(tiling.code_row) + q * int64_t(tiling.code_pixel) +
                                               bit / 8)
                           .element[0]) >>
