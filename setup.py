@@ -142,7 +142,7 @@ def write_ninja(nvcc: str | None) -> None:
         ninja.variable("nvcc", nvcc)
         ninja.variable(
             "nvccflags",
-            f"-std=c++17 -O3 -I{ROOT}/csrc -Werror all-warnings "
+            f"-std=c++17 -O3 -I{ROOT}/csrc --expt-relaxed-constexpr -Werror all-warnings "
             f"-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
             f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
         )

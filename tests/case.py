@@ -118,14 +118,16 @@ def make_taps(case: Case, device: str = "cpu") -> tuple[Any, list[Tensor]]:
     dtype = DTYPES[case.taps_dtype or case.dtype]
     channels = case.shape[-case.rank - 1]
 
-    def made(entry: Any) -> Any:
+    def make(entry: Any) -> Any:
         if isinstance(entry, int):
             return entry
         k = int(entry[1:])
         shape = (channels, k) if entry[0] == "c" else (k,)
-        return (torch.rand(shape, generator=seed, dtype=torch.float64) * 2 - 0.75).to(device, dtype)
+        made = torch.rand(shape, generator=seed, dtype=torch.float64)
+        # An infinity that padding sends to taps of both signs is NaN, or an infinity where the taps are added up first.
+        return (made + 0.125 if case.values == "special" else made * 2 - 0.75).to(device, dtype)
 
-    taps = tuple(map(made, case.taps)) if isinstance(case.taps, tuple) else made(case.taps)
+    taps = tuple(map(make, case.taps)) if isinstance(case.taps, tuple) else make(case.taps)
     return taps, [t for t in (taps if isinstance(taps, tuple) else (taps,)) if isinstance(t, Tensor)]
 
 

@@ -306,4 +306,21 @@ def _shared() -> Iterator[Case]:
     yield from _both(Case("behind", (1, 1, 211, 170), dtype="bf16", padding_mode="zeros", padding=((1, 16), (1, 1))))
 
 
-CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow())}.values())
+def _pools() -> Iterator[Case]:
+    """A max with padding of its own (the pool of every ResNet) and without, that the GPU has fast kernels for: maps and
+    channels of every cut, codes of every border."""
+    pick, modes, dtypes = random.Random(1512).choice, list(MODES), ("bf16", "f32", "f16")
+    layouts = (("contiguous", 3), ("channels_last", 16), ("channels_last", 12), ("offset", 2), ("channels_sliced", 20))
+    sizes = ((5, 6), (6, 7), (7, 6), (14, 15), (21, 18), (35, 66), (9, 130), (70, 11))
+    for size in sizes:
+        for layout, channels in layouts:
+            for window, window_padding in ((3, 1), (3, 0), (2, 0), (2, 1)):
+                yield Case(
+                    "pool", (pick((1, 2)), channels, *size), taps=pick((3, 4, "s3")), window=window,
+                    window_padding=window_padding, dtype=pick(dtypes), layout=layout, padding_mode=pick(modes),
+                    padding=pick(("same", "same", ((0, 2), (1, 1)), ((2, 0), (1, 3)), ((-1, 2), (1, -1)))),
+                    values=pick(("random", "ties", "special")),
+                )  # fmt: skip
+
+
+CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools())}.values())

@@ -1,36 +1,36 @@
 // How the hot kernels of hot_kernels.cu cut planes, for plane_cuts.py: compiled by itself, on any machine.
-#include "gpu/smem_dispatch.h"
+#include "gpu/max_planes.h"
 
 namespace aablur::gpu {
 namespace {
 
-enum { threads, planes, rows, segment, strips, elements_in, elements_out, table, code_bytes, shared_bytes };
+enum { threads, planes, rows, segment, strips, elements_in, elements_out, shared_bytes };
 
-template <class Kernel, class T>
+template <class Kernel>
 void describe(int64_t count, int64_t side, int64_t window, bool backward, int64_t* out) {
   Shape shape;
   for (int a = 1; a < 3; ++a) shape.axis[a] = {side, 3, 2, 1, 1, PaddingMode::reflect, window, 0, 1};
-  shape.images = count;
-  shape.channels = 1;
-  Planes map;
-  map.codes.packing = Packing(shape.axis, false, 1);
-  out[shared_bytes] = cut_planes<Kernel>(map, shape, backward);
+  Kernel kernel;
+  Band::make(shape.axis[1], backward, kernel.height);
+  kernel.width = kernel.height;
+  out[shared_bytes] = 0;
+  kernel.divide(shape, count, out[shared_bytes]);
   out[threads] = Kernel::Thread::count;
-  out[planes] = map.cut.planes, out[rows] = map.cut.band, out[segment] = map.cut.segment;
-  out[strips] = map.strips.strips.value();
-  out[elements_in] = map.cut.planes * most_rows<Kernel>(map) * map.source_width;
-  out[elements_out] = map.cut.planes * map.cut.band * map.result_width;
-  out[table] = Kernel::table_size(map);
-  out[code_bytes] = map.cut.planes * map.codes.packing.plane_bytes * map.cut.band / map.result_height;
+  out[planes] = kernel.cut.planes, out[rows] = kernel.cut.band, out[segment] = kernel.cut.segment;
+  out[strips] = kernel.strips.strips.value();
+  out[elements_in] = kernel.cut.planes * kernel.source_rows(0, kernel.cut.band).count() * kernel.source_size[1];
+  out[elements_out] = kernel.cut.planes * kernel.made(0, kernel.cut.band).count() * kernel.result_size[1];
 }
 
 template <class T>
 bool describe(int kernel, int64_t count, int64_t side, int64_t* out) {
+  using Forward = Bands<3, 2, false>;
+  using Backward = Bands<3, 2, true>;
   switch (kernel) {
-    case 0: describe<BlurPlanes<T, 3, 2>, T>(count, side, 1, false, out); return true;
-    case 1: describe<BlurBackwardPlanes<T, 3, 2>, T>(count, side, 1, true, out); return true;
-    case 2: describe<MaxBlurPlanes<T, 3, 2, true>, T>(count, side, 2, false, out); return true;
-    case 3: describe<MaxBackwardPlanes<T, 3, 2>, T>(count, side, 2, true, out); return true;
+    case 0: describe<BandPlanes<T, Forward>>(count, side, 1, false, out); return true;
+    case 1: describe<BandPlanes<T, Backward>>(count, side, 1, true, out); return true;
+    case 2: describe<MaxBlurPlanes<T, Forward, 2, true>>(count, side, 2, false, out); return true;
+    case 3: describe<MaxBackwardPlanes<T, Backward, 2>>(count, side, 2, true, out); return true;
     default: return false;
   }
 }

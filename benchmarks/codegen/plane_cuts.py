@@ -1,4 +1,4 @@
-"""How the hot GPU kernels cut planes (csrc/gpu/smem_planes.h), and how often their loops then turn."""
+"""How the hot GPU kernels cut planes (csrc/gpu/band_planes.h, max_planes.h), and how often their loops then turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
-KERNELS = ("BlurPlanes", "BlurBackwardPlanes", "MaxBlurPlanes", "MaxBackwardPlanes")
+KERNELS = ("BandPlanes", "BandBackwardPlanes", "MaxBlurPlanes", "MaxBackwardPlanes")
 INPUT_BYTES = 128 << 20  # of the maps that are cut
 
 
@@ -23,13 +23,11 @@ class Cut:
 
     threads: int
     planes: int
-    rows: int  # of the result
-    segment: int  # rows that a thread takes at a time
+    rows: int  # groups of rows of the result
+    segment: int  # of them, that a thread takes at a time
     strips: int  # of columns, a thread each
     elements_in: int
     elements_out: int
-    table: int  # what a block sets up for its borders
-    code_bytes: int
     shared_bytes: int  # bytes of shared memory
 
 
@@ -45,7 +43,7 @@ def cutter() -> Iterator[ctypes.CDLL]:
 
 def cut_of(library: ctypes.CDLL, kernel: str, itemsize: int, side: int, planes: int | None = None) -> Cut:
     """Of planes of side x side, by default as many as INPUT_BYTES hold."""
-    numbers = (ctypes.c_int64 * 10)()
+    numbers = (ctypes.c_int64 * 8)()
     count = planes or INPUT_BYTES // (side * side * itemsize)
     if not library.cut(KERNELS.index(kernel), itemsize, ctypes.c_int64(count), ctypes.c_int64(side), numbers):
         raise ValueError(f"kernel: no planes are cut for {kernel}")

@@ -108,37 +108,4 @@ void list_readers(const Axis& axis, Matrix& m) {
   }
 }
 
-// fold near the map, for the device: what lies before and behind the map is a line each.
-struct Fold {
-  int size = 0, before_offset = 0, before_slope = 0, behind_offset = 0, behind_slope = 0;
-
-  Fold() = default;
-  explicit Fold(const Axis& axis) : size(int(axis.pooled())) {
-    switch (axis.padding_mode) {
-      case PaddingMode::zeros: before_offset = behind_offset = int(outside); break;
-      case PaddingMode::replicate: behind_offset = size - 1; break;
-      case PaddingMode::circular:
-        before_offset = size, behind_offset = -size;
-        before_slope = behind_slope = 1;
-        break;
-      case PaddingMode::reflect: behind_offset = 2 * (size - 1); before_slope = behind_slope = -1;
-    }
-  }
-  AABLUR_HOST_DEVICE int operator()(int p) const {
-    const int low = before_offset + before_slope * p, high = behind_offset + behind_slope * p;
-    return p < 0 ? low : p < size ? p : high;
-  }
-  // Whether that is so of all that the axis reads.
-  static bool serves(const Axis& axis) {
-    constexpr int64_t most = 16;
-    const int64_t n = axis.pooled(), end = (axis.out() - 1) * axis.stride - axis.before + axis.taps;
-    if (axis.before > most || end - n > most) return false;
-    const Fold near(axis);
-    bool all = true;
-    for (int64_t p = -axis.before; p < 0; ++p) all = all && near(int(p)) == fold(axis, p);
-    for (int64_t p = n; p < end; ++p) all = all && near(int(p)) == fold(axis, p);
-    return all;
-  }
-};
-
 }  // namespace aablur

@@ -2,6 +2,8 @@
 // hot kernels of benchmarks/codegen are made of them.
 #pragma once
 
+#include <algorithm>
+
 namespace aablur::gpu {
 
 // Threads of a block, where threads share nothing: four warps, of which registers let four to eight blocks be resident.
@@ -9,63 +11,71 @@ constexpr int block_threads = 128;
 
 // ---- register tiles --------------------------------------------------------------------------------
 
-// What a thread makes: columns x rows of the result, of pixels of `vector` elements of channels.
-template <int Vector, int Columns, int Rows>
-struct TileConfig {
-  static constexpr int vector = Vector, columns = Columns, rows = Rows;
-};
-
 // Elements of 16 bytes, the widest access.
 template <class T>
 constexpr int widest = 16 / int(sizeof(T));
 
-// Forward, 3 taps, stride 2. Nhwc: 5 x 9 pixels are loaded for 8 results, 5.6 each where one alone takes 9. Sums take
-// 64 registers for halves. Elements: channels are no whole vectors, or planes are not dense; each element has an
-// address of its own, so that a larger tile gains little.
-template <class T>
-struct BlurNhwc : TileConfig<widest<T>, 2, 4> {};
-struct BlurElements : TileConfig<1, 2, 4> {};
+// The blur and its transpose: groups of columns a thread. Two share what their windows overlap in; of single elements,
+// whose loads take as long as those of vectors, four do. Fewer where the sums that wait, and the vectors of a row,
+// would not fit 128 registers.
+template <class T, class Form, int Vector, bool PerChannel>
+struct BandConfig {
+  static constexpr int registers(int groups) {
+    const int sums = Vector * groups * Form::up * Form::reach,
+              row = ((groups - 1) * Form::down + Form::reach) * (Vector * int(sizeof(T)) / 4 + 1),
+              weights = PerChannel ? Vector * (groups + 1) * Form::entries : 0;
+    return sums + row + weights;
+  }
+  static constexpr int groups = Vector == 1 && registers(4) < 48 ? 4 : registers(2) <= 90 ? 2 : 1;
+};
 
-// Backward: the larger map is the result, and its elements wait in registers as sums. Four float pixels of 4 channels
-// take as many as eight of halves, and fit 80 registers: more blocks are resident.
-template <class T>
-struct BlurBackwardNhwc : TileConfig<widest<T>, 2, sizeof(T) == 4 ? 2 : 4> {};
-struct BlurBackwardElements : TileConfig<1, 2, 4> {};
+// Channels a thread: 8 bytes, and of the shapes that networks have 16, for fewer instructions. Filters of each channel
+// have their weights in registers, too.
+template <class T, class Form>
+struct BandVector {
+  static constexpr bool is_hot = !Form::more && Form::up * Form::down == 2 && (Form::taps == 3 || Form::taps == 4);
+  static constexpr int half = widest<T> / 2, wide = is_hot ? widest<T> : half;
+  static constexpr int per_channel = Form::taps <= 4 ? 4 : 2;
+};
 
-// With a max, more than four lanes of maxima and codes would not fit the registers.
-struct MaxNhwc : TileConfig<4, 2, 4> {};
-struct MaxElements : TileConfig<1, 2, 4> {};
-
-struct MaxBackwardNhwc : TileConfig<4, 4, 4> {};
-struct MaxBackwardElements : TileConfig<1, 2, 2> {};
-
-// What the backward's border tiles are made of, one part after the other: the weights of a whole tile, which differ
-// from element to element there, would take its registers.
-template <int Vector>
-struct BackwardBorder : TileConfig<Vector, 2, 2> {};
+// With a max: channels a thread, whose codes are whole bytes, and as many groups of columns as leave sums and maxima in
+// 128 registers, for neighbours to share more of what they make twice; backward two.
+template <class T, class Form, int Window>
+struct MaxBandVector {
+  static constexpr int backward = Window == 3 ? 8 / int(sizeof(T)) : 4, half = backward,
+                       wide = Window == 2 && Form::reach <= 3 ? widest<T> : half;
+};
+template <class T, class Form, int Vector, int Window>
+struct MaxBandConfig {
+  static constexpr int groups = sizeof(T) == 2 && Vector == 4 && Window == 2 && Form::reach <= 3 ? 3
+                                : Vector * Form::reach > 16                                      ? 1
+                                                                                                 : 2;
+};
 
 // ---- planes in shared memory -----------------------------------------------------------------------
 
 // Threads of a block; columns of the result that a thread makes side by side (a strip), and the most rows that it rolls
 // down (a segment), in whole row_steps. A block takes planes until it has `enough` bytes of shared memory: five or six
 // such blocks are resident in 228 KB, two in 100 KB, and being in different phases they keep memory busy.
-template <int Threads, int Columns, int Longest, int RowStep>
+template <int Threads, int Columns, int Longest>
 struct SmemConfig {
-  static constexpr int threads = Threads, columns = Columns, longest = Longest, row_step = RowStep, enough = 36 << 10;
+  static constexpr int threads = Threads, columns = Columns, longest = Longest, enough = 36 << 10;
 };
 
-// Strips of 4 columns of the larger map: 2-way bank conflicts for halves, 4-way for floats, a third to a half of what
-// shared memory moves in the time of a copy. Segments are long, for what a thread sets up to be little beside them.
-template <int Stride>
-struct SmemBlur : SmemConfig<128, 4 / Stride, 16, 1> {};
-template <int Stride>
-struct SmemBlurBackward : SmemConfig<128, 4, 32, Stride> {};
+// The blur and its transpose: strips of two words, so that neighbours meet by twos in a bank; of float, whose columns
+// are words, two columns of the larger map. Segments (groups of rows) are long, for what a thread sets up to be little.
+template <class T, class Form>
+constexpr int strip_groups = std::max(1, (sizeof(T) == 2 ? 8 : 4) / (Form::up * Form::down));
+template <class T, class Form>
+struct PlanesConfig : SmemConfig<128, strip_groups<T, Form>, 16> {};
 
-// The max's strips are wider for halves, for fewer instructions: bank conflicts take nearly all that shared memory has.
-// Of so few strips more threads would find none.
-template <class T>
-struct SmemMax : SmemConfig<64, 8 / int(sizeof(T)), 16, 1> {};
+// With a max, of so few strips more threads would find none. Wide strips take fewer instructions, narrow ones waste
+// fewer on maps that are narrow themselves; of windows of 3 the maxima of wide ones would not fit the registers.
 template <class T, int Window>
-struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 8 : 4, 32, 2> {};
+struct SmemMax : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 8 : 4, 16> {};
+template <class T, int Window>
+struct SmemMaxNarrow : SmemConfig<64, sizeof(T) == 2 ? 4 : 2, 16> {};
+template <class T, int Window>
+struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 4 : 2, 16> {};
 
 }  // namespace aablur::gpu

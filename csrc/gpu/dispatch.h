@@ -5,8 +5,7 @@
 #include <initializer_list>
 
 #include "core/static_switch.h"
-#include "gpu/register_tiles.h"
-#include "gpu/smem_dispatch.h"
+#include "gpu/max_planes.h"
 #include "gpu/taps_gradient.h"
 
 namespace aablur::gpu {
@@ -20,233 +19,263 @@ struct Type {
   using type = K;
 };
 
+template <int N>
+using Constant = std::integral_constant<int, N>;
+
 template <class K>
 const char* launch(const K& kernel, void* stream) {
   return launch(kernel, kernel.count(), stream);
 }
 
-// ---- which tile kernel -----------------------------------------------------------------------------
+// The same of a kernel that prepares shared memory, for less than 2**31 threads.
+template <class K>
+const char* launch_prepared(const K& kernel, int64_t count, void* stream);
 
-// Where maps lie for tiles of pixels of V elements: the source by its strides, the result dense. False where they do
-// not fit.
-inline bool lay_out(Tiling& tiling, const Shape& shape, const Strides& source, const int64_t (&source_size)[2],
-                    const int64_t (&result_size)[2], int lanes, int64_t rows, int64_t columns) {
-  constexpr int64_t most = (int64_t(1) << 31) - 1;
-  const int64_t channels = shape.channels, pixel = shape.channels_last ? channels : 1;
-  if (shape.channels_last && source.channel != 1 && channels > 1) return false;
-  for (int64_t stride : {source.axis[1], source.axis[2]})
-    if (stride < 0 || stride > most) return false;
-  const int64_t source_end = source_size[0] * source.axis[1] + source_size[1] * source.axis[2] + channels;
-  const int64_t result_end = (result_size[0] + rows) * (result_size[1] + columns) * pixel;
-  if (source_end > most || result_end > most || channels > most || shape.images > most) return false;
-  tiling.height = shape.axis[1];
-  tiling.width = shape.axis[2];
-  tiling.source_image = source.image;
-  tiling.source_plane = shape.channels_last ? 0 : source.channel;
-  tiling.source_row = int(source.axis[1]);
-  tiling.source_pixel = int(source.axis[2]);
-  tiling.result_image = channels * result_size[0] * result_size[1];
-  tiling.result_plane = shape.channels_last ? 0 : result_size[0] * result_size[1];
-  tiling.result_row = int(result_size[1] * pixel);
-  tiling.result_pixel = int(pixel);
-  tiling.source_height = int(source_size[0]);
-  tiling.source_width = int(source_size[1]);
-  tiling.result_height = int(result_size[0]);
-  tiling.result_width = int(result_size[1]);
-  tiling.lanes = Divisor(uint32_t(shape.channels_last ? channels / lanes : 1));
-  tiling.planes = Divisor(uint32_t(shape.channels_last ? 1 : channels));
-  tiling.rows = Divisor(uint32_t(ceil_div(result_size[0], rows)));
-  tiling.columns = Divisor(uint32_t(ceil_div(result_size[1], columns)));
-  return tiling.threads(1) <= most;
-}
+// Runs kernel.run(shared memory, block) for blocks 0 ... blocks - 1.
+template <class K>
+const char* launch_block_kernel(const K& kernel, int64_t blocks, int64_t shared_bytes, void* stream);
 
-// Two alike axes with "same" padding before, and filters that all channels share.
-inline bool is_tileable(const Shape& shape, const Filters& filters) {
-  const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
-  const bool flat = depth.size == 1 && depth.taps == 1 && depth.stride == 1 && depth.before == 0 && depth.after == 0 &&
-                    depth.window == 1 && depth.window_padding == 0 && filters.offset[0] < 0;
-  const bool same = height.taps == width.taps && height.stride == width.stride &&
-                    height.before == (height.taps - 1) / 2 && width.before == height.before;
-  return flat && same && !filters.per_channel;
-}
+// Of the current device.
+inline int64_t multiprocessors();
 
-// Calls f with taps and stride as constants, where tiles are compiled for them; false where not.
-template <class F>
-bool with_taps(const Axis& axis, F&& f) {
-  return static_switch<2, 3, 4, 5, 0>(axis.taps, [&](auto taps) {
-    return static_switch<1, 2, 0>(axis.stride, [&](auto stride) {
-      if constexpr (taps == 0 || stride == 0) return false;
-      else return f(taps, stride);
-    });
-  });
-}
+// ---- bands -----------------------------------------------------------------------------------------
 
-// Queues a tile kernel; launches of less than 2**31 threads.
-template <class K, class T>
-const char* launch_tiles(const Tiling& tiling, const T* x, T* out, int64_t images, void* stream) {
-  const int64_t step = ((int64_t(1) << 31) - 1) / tiling.threads(1);
-  for (int64_t first = 0; first < images; first += step) {
-    Tiling part = tiling;
-    if (part.codes.data) part.codes.data += first * tiling.planes_an_image * tiling.codes.packing.plane_bytes;
-    const K kernel{part, x + first * tiling.source_image, out + first * tiling.result_image};
-    if (const char* error = launch(kernel, tiling.threads(std::min(step, images - first)), stream)) return error;
-  }
-  return nullptr;
-}
-
-// Whether the channels of a pixel lie side by side and aligned in whole vectors of `vector` elements.
+// Whether vectors of `bytes` bytes of channels lie aligned.
 template <class T>
-bool has_whole_pixels(const Shape& shape, const void* source, const Strides& strides, int64_t vector) {
-  bool all = shape.channels_last && shape.channels % vector == 0 &&
-             reinterpret_cast<uintptr_t>(source) % (vector * sizeof(T)) == 0;
-  for (int64_t s : {strides.image, strides.axis[1], strides.axis[2]}) all = all && s % vector == 0;
-  return all;
+bool has_vectors(const Shape& shape, const void* x, const Strides& strides, int64_t bytes) {
+  bool all = reinterpret_cast<uintptr_t>(x) % uintptr_t(bytes) == 0;
+  for (int64_t s : {shape.channels, strides.image, strides.axis[1], strides.axis[2]})
+    all = all && s * int64_t(sizeof(T)) % bytes == 0;
+  return all && shape.channels_last && (shape.channels == 1 || strides.channel == 1);
 }
 
-// Lays the maps out for Kernel and queues it; false where they do not fit it.
-template <class Kernel, class T>
-bool queue_tiles(const Shape& shape, const Filters& filters, const Codes& codes, const T* x, const Strides& strides,
-                 T* out, bool backward, void* stream, const char*& error) {
+// What a kernel reads and writes: the result is dense.
+struct Maps {
+  const void* x;
+  const Strides& strides;
+  void* out;
+  const Codes& codes;
+};
+
+// Lays out a kernel of BandTiles and queues it, as many images at a time as 32 bits reach; false where one is too
+// large.
+template <class Kernel>
+bool queue_tiles(Kernel kernel, const Shape& shape, const Filters& filters, const Maps& maps, bool backward,
+                 void* stream, const char*& error) {
+  constexpr int64_t bytes = sizeof(typename Kernel::Element), reach = (int64_t(1) << 32) - 1,
+                    most = (int64_t(1) << 31) - 1;
+  const Strides& strides = maps.strides;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
+  const int64_t channels = shape.channels, pixel = shape.channels_last ? channels : 1;
   const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
-  Tiling tiling;
-  if (!lay_out(tiling, shape, strides, backward ? smaller : larger, backward ? larger : smaller, Kernel::V,
-               Kernel::Config::rows, Kernel::Config::columns))
-    return false;
-  tiling.taps = static_cast<const float*>(filters.taps);
-  tiling.codes = codes;
-  tiling.planes_an_image = uint32_t(shape.channels_last ? 1 : shape.channels);
-  tiling.code_pixel = int(shape.channels_last ? codes.packing.row_bytes : 0);
-  tiling.code_row = int(codes.packing.row_bytes * (shape.channels_last ? width.pooled() : 1));
-  error = launch_tiles<Kernel>(tiling, x, out, shape.images, stream);
+  const auto &x_size = backward ? smaller : larger, &out_size = backward ? larger : smaller;
+  const Strides out = dense_strides(channels, {1, out_size[0], out_size[1]}, shape.channels_last);
+  int64_t x_end = bytes, out_end = channels * out_size[0] * out_size[1] * bytes;  // of an image
+  for (int64_t s : {strides.image, strides.channel, strides.axis[1], strides.axis[2]})
+    if (s < 0 || s * bytes > reach) return false;
+  x_end += ((channels - 1) * strides.channel + (x_size[0] - 1) * strides.axis[1] + (x_size[1] - 1) * strides.axis[2]) *
+           bytes;
+  if (x_end > reach || out_end > reach || channels > most) return false;
+  kernel.x_image = uint32_t(strides.image * bytes), kernel.x_row = uint32_t(strides.axis[1] * bytes);
+  kernel.x_plane = uint32_t(shape.channels_last ? 0 : strides.channel * bytes);
+  kernel.x_lane = uint32_t(Kernel::V * (Kernel::V == 1 ? strides.channel : 1) * bytes);
+  kernel.x_pixel = uint32_t(strides.axis[2] * bytes);
+  kernel.out_image = uint32_t(out_end), kernel.out_row = uint32_t(out_size[1] * pixel * bytes);
+  kernel.out_plane = uint32_t(shape.channels_last ? 0 : out.channel * bytes);
+  kernel.out_pixel = uint32_t(pixel * bytes);
+  kernel.divide(shape);
+  const int64_t lanes = shape.channels_last ? channels / Kernel::V : 1, planes = shape.channels_last ? 1 : channels;
+  const int64_t columns = ceil_div(kernel.column_groups, Kernel::own), groups = kernel.row_groups;
+  kernel.segment = int(segment_of(groups, shape.images * planes * columns * lanes, multiprocessors()));
+  const int64_t segments = ceil_div(groups, kernel.segment), threads = planes * segments * columns * lanes;
+  if (threads > most) return false;
+  kernel.taps_row = int(filters.row);
+  kernel.lanes = Divisor(uint32_t(lanes)), kernel.columns = Divisor(uint32_t(columns));
+  kernel.segments = Divisor(uint32_t(segments)), kernel.planes = Divisor(uint32_t(planes));
+  int64_t step = std::min({most / threads, reach / out_end, shape.images});
+  if (strides.image > 0) step = std::min(step, (reach - x_end) / (strides.image * bytes) + 1);
+  if constexpr (Kernel::has_codes) {
+    const Packing& packing = maps.codes.packing;
+    if (packing.plane_bytes > reach) return false;
+    step = std::min(step, reach / packing.plane_bytes);
+    kernel.codes = {maps.codes.data, uint32_t(packing.plane_bytes), uint32_t(packing.row_bytes * width.pooled()),
+                    uint32_t(packing.row_bytes)};
+  }
+  for (int64_t first = 0; first < shape.images && !error; first += step) {
+    kernel.x = static_cast<const char*>(maps.x) + first * strides.image * bytes;
+    kernel.out = static_cast<char*>(maps.out) + first * out_end;
+    if constexpr (Kernel::has_codes) kernel.codes.data = maps.codes.data + first * maps.codes.packing.plane_bytes;
+    error = launch_prepared(kernel, std::min(step, shape.images - first) * threads, stream);
+  }
   return true;
 }
 
-// The blur or its adjoint by tiles of the best layout; false where only the general kernel serves.
+// Whether maps of this size lie plane after plane.
+inline bool are_planes(const Shape& shape, const Strides& strides, int64_t height, int64_t width) {
+  auto follows = [](int64_t size, int64_t stride, int64_t elements) { return size == 1 || stride == elements; };
+  return !shape.channels_last && follows(width, strides.axis[2], 1) && follows(height, strides.axis[1], width) &&
+         follows(shape.channels, strides.channel, height * width) &&
+         follows(shape.images, strides.image, shape.channels * height * width);
+}
+
+// Cuts dense planes for a kernel of PlaneBands and queues it; false where they do not fit shared memory.
+template <class Kernel>
+bool queue_planes(Kernel kernel, const Shape& shape, const Maps& maps, void* stream, const char*& error) {
+  int64_t shared_bytes = 0;
+  if (!kernel.divide(shape, shape.images * shape.channels, shared_bytes) ||
+      !are_planes(shape, maps.strides, kernel.source_size[0], kernel.source_size[1]))
+    return false;
+  kernel.x = static_cast<decltype(kernel.x)>(maps.x), kernel.out = static_cast<decltype(kernel.out)>(maps.out);
+  if constexpr (Kernel::has_codes) kernel.codes = maps.codes;
+  error = launch_block_kernel(kernel, kernel.blocks(), shared_bytes, stream);
+  return true;
+}
+
+// The bands of both axes of maps without depth; false where only the generic kernel serves.
+inline bool make_bands(const Shape& shape, const Filters& filters, bool backward, Band& rows, Band& columns,
+                       bool& more) {
+  const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
+  const bool flat = depth.size == 1 && depth.taps == 1 && depth.stride == 1 && depth.before == 0 && depth.after == 0 &&
+                    depth.window == 1 && depth.window_padding == 0 && filters.offset[0] < 0;
+  const bool is_line = filters.offset[1] < 0;
+  if (!flat || width.taps > 7 || width.stride > 4 || shape.images == 0 || shape.channels == 0 ||
+      (!is_line && (height.taps != width.taps || height.stride != width.stride)))
+    return false;
+  for (int further = 0; further <= int(width.taps % 2 == 0); ++further) {
+    more = further;
+    rows = Band::identity({int(width.taps), int(width.stride), backward, more});
+    if (Band::make(width, backward, columns, more) && (is_line || Band::make(height, backward, rows, more)))
+      return true;
+  }
+  return false;
+}
+
+template <class Kernel>
+Kernel with_bands(const Band& rows, const Band& columns, const Filters& filters) {
+  Kernel kernel;
+  kernel.height = rows, kernel.width = columns;
+  const float* all = static_cast<const float*>(filters.taps);
+  if (all && filters.offset[1] >= 0) kernel.row_taps = all + filters.offset[1];
+  if (all) kernel.column_taps = all + filters.offset[2];
+  return kernel;
+}
+
+// The blur or its transpose of maps without depth; false where only the generic kernel serves.
 template <bool Backward, class T>
-bool blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& error) {
+bool blur_by_bands(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
-  const Axis &height = shape.axis[1], &width = shape.axis[2];
-  if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1) return false;
-  return with_taps(width, [&](auto taps, auto strides) {
-    constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
-    auto queue = [&](auto of_kernel) {
-      using Kernel = typename decltype(of_kernel)::type;
-      if constexpr (Backward) {
-        if (!Kernel::Part::Down::reaches(height) || !Kernel::Part::Along::reaches(width)) return false;
+  const Filters& filters = arguments.filters;
+  const Axis& width = shape.axis[2];
+  const Maps maps{arguments.x, arguments.x_strides, arguments.out, arguments.codes};
+  Band rows, columns;
+  bool more = false;
+  if (!make_bands(shape, filters, Backward, rows, columns, more)) return false;
+  return static_switch<2, 3, 4, 5, 6, 7, 0>(width.taps, [&](auto taps) {
+    return static_switch<1, 2, 4, 0>(width.stride, [&](auto stride) {
+      if constexpr (taps == 0 || stride == 0) {
+        return false;
+      } else {
+        auto serve = [&](auto further) {
+          using Form = Bands<taps, stride, Backward, further>;
+          using Vector = BandVector<T, Form>;
+          auto queue = [&](auto vector, auto per_channel) {
+            using Kernel = BandTile<T, Form, decltype(vector)::value, decltype(per_channel)::value>;
+            return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, Backward, stream,
+                               error);
+          };
+          auto has = [&](int64_t vector) {
+            return has_vectors<T>(shape, arguments.x, arguments.x_strides, vector * int64_t(sizeof(T)));
+          };
+          [[maybe_unused]] constexpr std::bool_constant<true> per_channel;
+          constexpr std::bool_constant<false> shared;
+          if (filters.per_channel) {
+            if constexpr (stride == 4) return false;
+            else if (has(Vector::per_channel)) return queue(Constant<Vector::per_channel>{}, per_channel);
+            else return queue(Constant<1>{}, per_channel);
+          }
+          if (has(Vector::wide)) return queue(Constant<Vector::wide>{}, shared);
+          if (has(Vector::half)) return queue(Constant<Vector::half>{}, shared);
+          return queue_planes(with_bands<BandPlanes<T, Form>>(rows, columns, filters), shape, maps, stream, error) ||
+                 queue(Constant<1>{}, shared);
+        };
+        constexpr bool has_further = (taps == 2 || taps == 4) && stride <= 2;
+        if constexpr (has_further)
+          if (more) return serve(std::true_type{});
+        return !more && serve(std::false_type{});
       }
-      return queue_tiles<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
-                                 static_cast<T*>(arguments.out), Backward, stream, error);
-    };
-    const bool pixels = has_whole_pixels<T>(shape, arguments.x, arguments.x_strides, widest<T>);
-    if constexpr (Backward)
-      return pixels ? queue(Type<BlurBackwardTile<T, K, S, BlurBackwardNhwc<T>, 1>>{})
-                    : queue(Type<BlurBackwardTile<T, K, S, BlurBackwardElements, 1>>{});
-    else return pixels ? queue(Type<BlurTile<T, K, S, BlurNhwc<T>>>{}) : queue(Type<BlurTile<T, K, S, BlurElements>>{});
-  });
-}
-
-// The blur or its adjoint of dense planes through shared memory; false where not.
-template <bool Backward, class T>
-bool blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
-  const Shape& shape = arguments.shape;
-  const Axis &height = shape.axis[1], &width = shape.axis[2];
-  if (!is_tileable(shape, arguments.filters) || height.window != 1 || width.window != 1) return false;
-  return with_taps(width, [&](auto taps, auto strides) {
-    constexpr int K = decltype(taps)::value, S = decltype(strides)::value;
-    using Kernel = std::conditional_t<Backward, BlurBackwardPlanes<T, K, S>, BlurPlanes<T, K, S>>;
-    return queue_planes<Kernel>(shape, arguments.filters, {}, static_cast<const T*>(arguments.x), arguments.x_strides,
-                                static_cast<T*>(arguments.out), Backward, stream, error);
-  });
-}
-
-// Calls f with taps and window as constants, for stride 2; false where no tiles are compiled for them.
-template <class F>
-bool with_window(const Shape& shape, F&& f) {
-  const Axis &height = shape.axis[1], &width = shape.axis[2];
-  const bool plain = height.window == width.window && height.window_padding == 0 && width.window_padding == 0 &&
-                     height.window_dilation == 1 && width.window_dilation == 1 && width.stride == 2;
-  if (!plain) return false;
-  return static_switch<3, 4, 0>(width.taps, [&](auto taps) {
-    return static_switch<2, 3, 0>(width.window, [&](auto window) {
-      if constexpr (taps == 0 || window == 0) return false;
-      else return f(taps, window);
     });
   });
 }
 
-// Max-blur by tiles. Single channels share bytes of codes, so that only the general kernel makes those.
-template <class T>
-bool max_blur_by_tiles(const BlurArguments& arguments, void* stream, const char*& error) {
-  const Shape& shape = arguments.shape;
+// ---- with a max ------------------------------------------------------------------------------------
+
+// Calls f with the form of the bands and the window as constants, where tiles are compiled for them; false where not.
+template <bool Backward, class F>
+bool with_max_bands(const Shape& shape, const Filters& filters, F&& f) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
-  const bool owned = 2 * height.out() >= height.pooled() && 2 * width.out() >= width.pooled();
-  if (!is_tileable(shape, arguments.filters) || !owned) return false;
-  return with_window(shape, [&](auto taps, auto windows) {
-    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const bool pixels = has_whole_pixels<T>(shape, arguments.x, arguments.x_strides, MaxNhwc::vector);
-    auto queue = [&](auto of_kernel, const Codes& codes) {
-      using Kernel = typename decltype(of_kernel)::type;
-      return queue_tiles<Kernel>(shape, arguments.filters, codes, static_cast<const T*>(arguments.x),
-                                 arguments.x_strides, static_cast<T*>(arguments.out), false, stream, error);
-    };
-    auto queue_any = [&](auto with_codes, const Codes& codes) {
-      constexpr bool C = decltype(with_codes)::value;
-      return pixels ? queue(Type<MaxBlurTile<T, K, 2, MaxNhwc, W, C>>{}, codes)
-                    : queue(Type<MaxBlurTile<T, K, 2, MaxElements, W, C>>{}, codes);
-    };
-    if (arguments.codes.data && (pixels || !shape.channels_last)) return queue_any(std::true_type{}, arguments.codes);
-    if (!queue_any(std::false_type{}, {})) return false;
-    if (arguments.codes.data && !error) error = launch(CodesPoint<T>{arguments}, stream);
-    return true;
-  });
-}
-
-// Max-blur of dense planes through shared memory; false where not.
-template <class T>
-bool max_blur_by_planes(const BlurArguments& arguments, void* stream, const char*& error) {
-  const Shape& shape = arguments.shape;
-  if (!is_tileable(shape, arguments.filters)) return false;
-  return with_window(shape, [&](auto taps, auto windows) {
-    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    auto queue = [&](auto of_kernel) {
-      using Kernel = typename decltype(of_kernel)::type;
-      return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.x),
-                                  arguments.x_strides, static_cast<T*>(arguments.out), false, stream, error);
-    };
-    return arguments.codes.data ? queue(Type<MaxBlurPlanes<T, K, W, true>>{})
-                                : queue(Type<MaxBlurPlanes<T, K, W, false>>{});
+  Band rows, columns;
+  bool more = false;
+  if (filters.per_channel || filters.offset[1] < 0 || height.window != width.window || height.window_dilation != 1 ||
+      width.window_dilation != 1 || width.stride != 2 || height.misses() || width.misses() ||
+      (width.window == 2 && (height.window_padding > 0 || width.window_padding > 0)) ||
+      !make_bands(shape, filters, Backward, rows, columns, more) || rows.wraps || columns.wraps)
+    return false;
+  return static_switch<3, 4, 0>(width.taps, [&](auto taps) {
+    return static_switch<2, 3, 0>(width.window, [&](auto window) {
+      if constexpr (taps == 0 || window == 0) {
+        return false;
+      } else {
+        if constexpr (taps == 4)
+          if (more) return f(Type<Bands<taps, 2, Backward, true>>{}, window, rows, columns);
+        return !more && f(Type<Bands<taps, 2, Backward>>{}, window, rows, columns);
+      }
+    });
   });
 }
 
 template <class T>
-bool max_blur_backward_by_planes(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
+bool max_blur_by_bands(const BlurArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
-  if (!is_tileable(shape, arguments.filters)) return false;
-  return with_window(shape, [&](auto taps, auto windows) {
-    using Kernel = MaxBackwardPlanes<T, decltype(taps)::value, decltype(windows)::value>;
-    return queue_planes<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
-                                arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
+  const Filters& filters = arguments.filters;
+  const Maps maps{arguments.x, arguments.x_strides, arguments.out, arguments.codes};
+  // Of maxima that a crop leaves out nobody would write the codes.
+  const bool crops = shape.axis[1].before < 0 || shape.axis[2].before < 0;
+  if (crops && arguments.codes.data) return false;
+  return with_max_bands<false>(shape, filters, [&](auto form, auto window, const Band& rows, const Band& columns) {
+    using Form = typename decltype(form)::type;
+    using Vector = MaxBandVector<T, Form, window>;
+    auto queue = [&](auto vector, auto with_codes) {
+      using Kernel = MaxBlurTile<T, Form, vector, window, with_codes>;
+      return has_vectors<T>(shape, maps.x, maps.strides, Kernel::V * int64_t(sizeof(T))) &&
+             queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error);
+    };
+    auto queue_any = [&](auto with_codes) {
+      auto queue_strips = [&](auto of_config) {
+        using Kernel =
+            MaxBlurPlanes<T, typename decltype(form)::type, window, with_codes, typename decltype(of_config)::type>;
+        return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, maps, stream, error);
+      };
+      using Narrow = SmemMaxNarrow<T, window>;
+      return (columns.groups <= Narrow::columns && queue_strips(Type<Narrow>{})) ||
+             queue_strips(Type<SmemMax<T, window>>{}) || queue(Constant<Vector::wide>{}, with_codes) ||
+             queue(Constant<Vector::half>{}, with_codes);
+    };
+    return arguments.codes.data ? queue_any(std::true_type{}) : queue_any(std::false_type{});
   });
 }
 
-// The adjoint of max-blur by tiles.
 template <class T>
-bool max_blur_backward_by_tiles(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
+bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* stream, const char*& error) {
   const Shape& shape = arguments.shape;
-  const Axis &height = shape.axis[1], &width = shape.axis[2];
-  if (!is_tileable(shape, arguments.filters)) return false;
-  return with_window(shape, [&](auto taps, auto windows) {
-    constexpr int K = decltype(taps)::value, W = decltype(windows)::value;
-    const bool pixels = has_whole_pixels<T>(shape, arguments.grad, arguments.grad_strides, MaxBackwardNhwc::vector);
-    auto queue = [&](auto of_kernel) {
-      using Kernel = typename decltype(of_kernel)::type;
-      return Kernel::Part::Down::reaches(height) && Kernel::Part::Along::reaches(width) &&
-             queue_tiles<Kernel>(shape, arguments.filters, arguments.codes, static_cast<const T*>(arguments.grad),
-                                 arguments.grad_strides, static_cast<T*>(arguments.out), true, stream, error);
-    };
-    return pixels ? queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardNhwc, W>>{})
-                  : queue(Type<BlurBackwardTile<T, K, 2, MaxBackwardElements, W>>{});
+  const Filters& filters = arguments.filters;
+  const Maps maps{arguments.grad, arguments.grad_strides, arguments.out, arguments.codes};
+  return with_max_bands<true>(shape, filters, [&](auto form, auto window, const Band& rows, const Band& columns) {
+    using Kernel = MaxBackwardTile<T, typename decltype(form)::type,
+                                   MaxBandVector<T, typename decltype(form)::type, window>::backward, window>;
+    using Planes = MaxBackwardPlanes<T, typename decltype(form)::type, window>;
+    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, stream, error) ||
+           has_vectors<T>(shape, maps.x, maps.strides, Kernel::V * int64_t(sizeof(T))) &&
+               queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error);
   });
 }
 
@@ -255,22 +284,19 @@ struct Dispatch {
   static const char* blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_planes<false, T>(arguments, stream, error) || blur_by_tiles<false, T>(arguments, stream, error))
-        return error;
+      if (blur_by_bands<false, T>(arguments, stream, error)) return error;
     return launch(BlurPoint<T>{arguments}, stream);
   }
   static const char* blur_backward(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_planes<true, T>(arguments, stream, error) || blur_by_tiles<true, T>(arguments, stream, error))
-        return error;
+      if (blur_by_bands<true, T>(arguments, stream, error)) return error;
     return launch(BlurBackwardPoint<T>{arguments}, stream);
   }
   static const char* max_blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_by_planes<T>(arguments, stream, error) || max_blur_by_tiles<T>(arguments, stream, error))
-        return error;
+      if (max_blur_by_bands<T>(arguments, stream, error)) return error;
     if (arguments.codes.data)
       if ((error = launch(CodesPoint<T>{arguments}, stream))) return error;
     return launch(BlurPoint<T>{arguments}, stream);
@@ -278,9 +304,7 @@ struct Dispatch {
   static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_backward_by_planes<T>(arguments, stream, error) ||
-          max_blur_backward_by_tiles<T>(arguments, stream, error))
-        return error;
+      if (max_blur_backward_by_bands<T>(arguments, stream, error)) return error;
     return launch(MaxBackwardPoint<T>{arguments}, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {

@@ -1,4 +1,4 @@
-// How CUDA runs a kernel: one __global__ template of threads, and one of blocks with phases (gpu/smem_planes.h).
+// How CUDA runs a kernel: of threads, of threads that prepare shared memory, of blocks.
 #pragma once
 
 #include "gpu/dispatch.h"
@@ -21,29 +21,44 @@ const char* launch(const K& kernel, int64_t count, void* stream) {
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
-template <int Phase, class K>
-__device__ void run_phases(const K& kernel, const typename K::State& state) {
-  kernel.template run<Phase>(state, typename K::Thread{int(threadIdx.x)});
-  if constexpr (Phase + 1 < K::phases) {
-    if constexpr (Phase == 0) finish_copies();
-    __syncthreads();
-    run_phases<Phase + 1>(kernel, state);
-  }
+template <class K>
+__global__ void __launch_bounds__(block_threads, 4) run_prepared(const __grid_constant__ K kernel, uint32_t count) {
+  __shared__ typename K::Shared shared;
+  kernel.prepare(shared, int(threadIdx.x), block_threads);
+  __syncthreads();
+  const uint32_t i = blockIdx.x * block_threads + threadIdx.x;
+  if (i < count) kernel.run(i, shared);
 }
 
 template <class K>
-__global__ void __launch_bounds__(K::Thread::count) run_blocks(const __grid_constant__ K kernel) {
-  extern __shared__ uint4 shared[];
-  run_phases<0>(kernel, typename K::State(kernel, blockIdx.x, reinterpret_cast<char*>(shared)));
-}
-
-template <class K>
-const char* launch_blocks(const K& kernel, int64_t blocks, int64_t shared_bytes, void* stream) {
-  static_assert(most_shared_bytes <= 48 << 10, "more shared memory must be asked for");
+const char* launch_prepared(const K& kernel, int64_t count, void* stream) {
+  const unsigned blocks = unsigned(ceil_div(count, block_threads));
   if (blocks > 0)
-    run_blocks<<<unsigned(blocks), K::Thread::count, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(kernel);
+    run_prepared<<<blocks, block_threads, 0, static_cast<cudaStream_t>(stream)>>>(kernel, uint32_t(count));
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <class K>
+__global__ void __launch_bounds__(K::Thread::count) run_block(const __grid_constant__ K kernel) {
+  extern __shared__ uint4 shared[];
+  kernel.run(reinterpret_cast<char*>(shared), blockIdx.x);
+}
+
+template <class K>
+const char* launch_block_kernel(const K& kernel, int64_t blocks, int64_t shared_bytes, void* stream) {
+  static_assert(most_shared_bytes <= 48 << 10, "more shared memory must be asked for");
+  if (blocks > 0)
+    run_block<<<unsigned(blocks), K::Thread::count, size_t(shared_bytes), static_cast<cudaStream_t>(stream)>>>(kernel);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+inline int64_t multiprocessors() {
+  int device = 0, count = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+  return known ? count : 1;
 }
 
 }  // namespace aablur::gpu

@@ -4,7 +4,7 @@
 //              fields of a tile's row -----------codes()------------------> global: whole bytes of packed codes
 //
 // The first of equals wins and NaN stays, so that the order of candidates decides and nothing else. Halves go by twos:
-// a packed comparison, whose mask chooses both value and code. Where codes lie in memory, Tiling and Packing say.
+// a packed comparison, whose mask chooses both value and code. Where codes lie in memory, core/argmax.h says.
 #pragma once
 
 #include "gpu/tile.h"
@@ -23,37 +23,45 @@ AABLUR_HOST_DEVICE constexpr Fields<V, Bits> repeated(uint32_t code) {
   return word;
 }
 
-// Maxima of V lanes so far, and the codes of `Count` of them from lane `First` on.
-template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
+// Maxima of V lanes so far, and their codes.
+template <class T, int V, int Bits, bool WithCodes>
 class ScalarArgmax {
  public:
-  using Codes = Fields<Count, Bits>;
+  using Codes = Fields<V, Bits>;
 
-  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
+  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first, uint32_t code = 0) {
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) value_[l] = widen(first.element[l]);
-    codes_ = 0;
+    codes_ = Codes(code) * repeated<V, Bits>(1);
   }
   // A candidate, which has one code in all lanes.
   AABLUR_HOST_DEVICE void take(const Pixel<T, V>& candidate, uint32_t code) {
     float value[V];
     AABLUR_UNROLL
     for (int l = 0; l < V; ++l) value[l] = widen(candidate.element[l]);
-    take(value, repeated<Count, Bits>(code));
+    take(value, repeated<V, Bits>(code));
   }
   // Another's maxima, whose codes count from `code`.
   AABLUR_HOST_DEVICE void take(const ScalarArgmax& other, uint32_t code) {
-    take(other.value_, other.codes_ + repeated<Count, Bits>(code));
+    take(other.value_, other.codes_ + repeated<V, Bits>(code));
   }
 
   AABLUR_HOST_DEVICE float value(int l) const { return value_[l]; }
   // A field of Bits a lane.
   AABLUR_HOST_DEVICE Codes codes() const { return codes_; }
-
-  // A value, or zero: `keep` is keeping(l, whether).
-  AABLUR_HOST_DEVICE static uint32_t keeping(int, bool is_kept) { return is_kept ? ~0u : 0; }
-  AABLUR_HOST_DEVICE float kept(int l, uint32_t keep) const {
-    return bit_cast<float>(bit_cast<uint32_t>(value_[l]) & keep);
+  // Maxima, or zeros: all bits of `mask`, or none; or those of each word of elements.
+  AABLUR_HOST_DEVICE void keep(uint32_t mask) {
+    AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) value_[l] = bit_cast<float>(bit_cast<uint32_t>(value_[l]) & mask);
+  }
+  template <int Words>
+  AABLUR_HOST_DEVICE void keep(const uint32_t (&mask)[Words]) {
+    constexpr int halves = V / Words;
+    AABLUR_UNROLL
+    for (int l = 0; l < V; ++l) {
+      const uint32_t half = halves == 1 ? mask[l] : mask[l / halves] >> (16 * (l % halves)) & 0xffff;
+      value_[l] = half ? value_[l] : 0;
+    }
   }
 
  private:
@@ -64,7 +72,7 @@ class ScalarArgmax {
     for (int l = 0; l < V; ++l) {
       const bool replaces = Max::replaces(candidate[l], value_[l]);
       value_[l] = replaces ? candidate[l] : value_[l];
-      if (WithCodes && l >= First && l < First + Count && replaces) replaced |= field << ((l - First) * Bits);
+      if (WithCodes && replaces) replaced |= field << (l * Bits);
     }
     if (WithCodes) codes_ = (codes_ & ~replaced) | (candidate_codes & replaced);
   }
@@ -125,20 +133,20 @@ AABLUR_HOST_DEVICE inline Replaced replaced_pair(uint32_t candidate, uint32_t be
 
 // The same of halves, compared two at a time as they lie in memory. A word has the codes of 16 / Bits lanes: of even
 // ones in its lower half, of odd ones in its upper half, each with the room of two.
-template <class T, int V, int Bits, bool WithCodes, int First = 0, int Count = V>
+template <class T, int V, int Bits, bool WithCodes>
 class PackedArgmax {
-  static constexpr int pairs = V / 2, group = 16 / Bits, words = (Count + group - 1) / group;
-  static_assert(V % 2 == 0 && First % 2 == 0);
+  static constexpr int pairs = V / 2, group = 16 / Bits, words = (V + group - 1) / group;
+  static_assert(V % 2 == 0);
 
  public:
-  using Codes = Fields<Count, Bits>;
+  using Codes = Fields<V, Bits>;
 
-  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first) {
+  AABLUR_HOST_DEVICE void start(const Pixel<T, V>& first, uint32_t code = 0) {
     const Pairs candidate = bit_cast<Pairs>(first);
     AABLUR_UNROLL
     for (int w = 0; w < pairs; ++w) value_[w] = candidate.pair[w];
     AABLUR_UNROLL
-    for (int i = 0; i < words; ++i) codes_[i] = 0;
+    for (int i = 0; i < words; ++i) codes_[i] = code * in_both_halves(repeated<group / 2, 2 * Bits>(1));
   }
   AABLUR_HOST_DEVICE void take(const Pixel<T, V>& candidate, uint32_t code) {
     uint32_t codes[words];
@@ -159,17 +167,13 @@ class PackedArgmax {
     for (int i = 0; i < words; ++i) all |= Codes((codes_[i] | codes_[i] >> (16 - Bits)) & 0xffff) << (i * 16);
     return all;
   }
-
-  // Of a bfloat16 in the lower half of a pair, what shifts it to the upper by a multiplication: the GPU has more lanes
-  // for those than for bits.
-  AABLUR_HOST_DEVICE static uint32_t keeping(int l, bool is_kept) {
-    const uint32_t low = std::is_same_v<T, bfloat16> ? 0x10000 : 0xffff;
-    return !is_kept ? 0 : l % 2 ? 0xffff0000 : low;
+  AABLUR_HOST_DEVICE void keep(uint32_t mask) {
+    AABLUR_UNROLL
+    for (int w = 0; w < pairs; ++w) value_[w] &= mask;
   }
-  AABLUR_HOST_DEVICE float kept(int l, uint32_t keep) const {
-    const uint32_t pair = value_[l / 2];
-    if constexpr (std::is_same_v<T, bfloat16>) return bit_cast<float>(l % 2 ? pair & keep : pair * keep);
-    else return widen(bit_cast<T>(uint16_t((pair & keep) >> (l % 2 * 16))));
+  AABLUR_HOST_DEVICE void keep(const uint32_t (&mask)[pairs]) {
+    AABLUR_UNROLL
+    for (int w = 0; w < pairs; ++w) value_[w] &= mask[w];
   }
 
  private:
@@ -185,11 +189,10 @@ class PackedArgmax {
     uint32_t replaced[words] = {};
     AABLUR_UNROLL
     for (int w = 0; w < pairs; ++w) {
-      const int own = w - First / 2;
-      if (WithCodes && own >= 0 && own < (Count + 1) / 2) {
+      if (WithCodes) {
         const Replaced mask = replaced_pair<T>(candidate[w], value_[w]);
-        const uint32_t negative = 0 - (field << (own % (group / 2) * 2 * Bits));
-        uint32_t& all = replaced[own * 2 / group];
+        const uint32_t negative = 0 - (field << (w % (group / 2) * 2 * Bits));
+        uint32_t& all = replaced[w * 2 / group];
         all = mask.nan * negative + (mask.greater * negative + all);
       }
       value_[w] = larger_pair<T>(value_[w], candidate[w]);
@@ -205,22 +208,43 @@ class PackedArgmax {
   uint32_t value_[pairs], codes_[words];
 };
 
-template <class T, int V, int Bits, bool WithCodes, int First, int Count>
-using RunningArgmax =
-    std::conditional_t<AABLUR_HALVES_BY_TWOS && sizeof(T) == 2, PackedArgmax<T, V, Bits, WithCodes, First, Count>,
-                       ScalarArgmax<T, V, Bits, WithCodes, First, Count>>;
+template <class T, int V, int Bits, bool WithCodes>
+using RunningArgmax = std::conditional_t<AABLUR_HALVES_BY_TWOS && sizeof(T) == 2, PackedArgmax<T, V, Bits, WithCodes>,
+                                         ScalarArgmax<T, V, Bits, WithCodes>>;
 
-// The first of a plane's codes.
-AABLUR_HOST_DEVICE inline uint8_t* codes_of(const Tiling& tiling, const Tile& tile) {
-  return tiling.codes.data +
-         (int64_t(tile.image) * tiling.planes_an_image + tile.plane) * tiling.codes.packing.plane_bytes;
-}
-// Where the codes of a pixel of V lanes lie in their plane at pooled position (p, q): whole bytes if V > 1; else the
-// byte that column q, a multiple of 8 / Bits, begins.
-template <int V, int Bits>
-AABLUR_HOST_DEVICE inline int64_t code_byte(const Tiling& tiling, const Tile& tile, int p, int q) {
-  const int64_t row = int64_t(p) * tiling.code_row;
-  return V > 1 ? row + int64_t(q) * tiling.code_pixel + tile.lane * (V * Bits / 8) : row + q * Bits / 8;
-}
+// Maxima over windows of 2 or 3 rows, one window below the other. Two such share the maximum of all rows but their
+// first and last: of each pair, the first leaves it for the second.
+template <class Argmax, int Window>
+class RollingMaxima {
+ public:
+  // Of the first Window - 1 rows; is_second says whether the next window is the second of a pair.
+  AABLUR_HOST_DEVICE void start(const Argmax (&rows)[Window - 1], bool is_second) {
+    middle_ = rows[0];
+    last_ = rows[Window - 2];
+    if (Window == 3 && is_second) middle_.take(last_, uint32_t(Window));
+  }
+  // Of the next row, which is the last of its window.
+  AABLUR_HOST_DEVICE Argmax next(const Argmax& row, bool is_second) {
+    Argmax maxima;
+    if constexpr (Window == 2) {
+      maxima = last_;
+      maxima.take(row, uint32_t(Window));
+    } else {
+      maxima = middle_;
+      middle_ = last_;
+      if (is_second) {
+        maxima.take(row, uint32_t(2 * Window));
+      } else {
+        middle_.take(row, uint32_t(Window));
+        maxima.take(middle_, uint32_t(Window));
+      }
+    }
+    last_ = row;
+    return maxima;
+  }
+
+ private:
+  Argmax last_, middle_;
+};
 
 }  // namespace aablur::gpu

@@ -1,17 +1,7 @@
-// Dense planes of NCHW maps, staged in shared memory.
+// Dense planes of NCHW maps, staged in shared memory: how they are cut, copied in and out, and read by words.
 //
-//   global x --cp.async, 16 bytes a thread--> shared: planes one after the other, or a band of rows of one
-//   taps -----weights of every row, column--> shared: a table
-//                 __syncthreads
-//   shared -----words of a strip, rolling down a segment of rows--> registers --strips--> shared: the result
-//                 __syncthreads
-//   shared -----16 bytes a thread--> global out
-//
-// Bank conflicts: neighbours of a warp take strips of 4 columns of the larger map, so that halves meet by twos and
-// floats by fours: a third to a half of what shared memory does in the time of a copy. Wider strips take fewer
-// instructions and meet more often: the max's, of 8 halves, nearly all of it.
-//
-// A kernel is a functor of (block, thread, shared memory) in phases, with a barrier between.
+// Bank conflicts: neighbours of a warp take neighbouring strips. Wider ones take fewer instructions and meet more often
+// in a bank: of 8 halves by fours.
 #pragma once
 
 #include "gpu/configs.h"
@@ -33,13 +23,13 @@ struct Thread {
 // What a block takes: some planes, or of one plane a band of rows; what a thread takes at a time: a strip of columns,
 // rolling down a segment of rows.
 struct Cut {
-  int planes = 1, band = 1, segment = 1;  // planes a block, rows a block, rows a thread; rows of the result
+  int planes = 1, band = 1, segment = 1;  // planes a block, groups of rows a block, a thread
 
-  // Of `planes` results of `rows` rows in `strips` strips; shared_bytes(cut) is the shared memory that a block then
-  // needs.
+  // Of `planes` planes of `rows` groups of rows in `strips` strips; shared_bytes(cut) is the shared memory that a block
+  // then needs.
   //
   // - A segment is long: what a thread sets up, and what it reads of its neighbours, is little beside it. A plane's are
-  //   alike, and of whole row_steps.
+  //   alike.
   // - A band has as many segments as a block has `threads` for.
   // - A block takes planes until it has `enough` in shared memory, for what it sets up to be little beside them, too.
   //   Five or six such blocks are on an SM of 228 KB, two in 100 KB; they are in different phases, which
@@ -50,12 +40,11 @@ struct Cut {
   // - A few planes are spread over all SMs.
   template <class Config, class SharedBytes>
   static Cut of(int64_t planes, int64_t rows, int64_t strips, SharedBytes&& shared_bytes) {
-    constexpr int64_t longest = Config::longest, row_step = Config::row_step, enough = Config::enough,
-                      threads = Config::threads;
+    constexpr int64_t longest = Config::longest, enough = Config::enough, threads = Config::threads;
     constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
     Cut cut;
     const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, threads / strips);
-    cut.segment = int(ceil_div(ceil_div(rows, segments), row_step) * row_step);
+    cut.segment = int(ceil_div(rows, segments));
     cut.band = int(std::min(rows, cut.segment * high));
     while (cut.band > cut.segment && shared_bytes(cut) > most_shared_bytes)
       cut.band = int(cut.segment * (ceil_div(cut.band, cut.segment) - 1));
@@ -72,11 +61,6 @@ struct Cut {
     cut.planes = int(best);
     return cut;
   }
-};
-
-// Rows from `first` on, `count` of them.
-struct Rows {
-  int first, count;
 };
 
 // ---- copies ----------------------------------------------------------------------------------------
@@ -154,21 +138,18 @@ AABLUR_HOST_DEVICE inline void clear(void* from, const void* to, Thread thread) 
   for (char* at = static_cast<char*>(from) + thread.index; at < to; at += Thread::count) *at = 0;
 }
 
-// An element as its accumulator, or zero: `keep` says which.
+// The element in half `half` of a word as its accumulator, or zero: `keep` says which. Floats are a word each.
 template <class T>
-AABLUR_HOST_DEVICE inline uint32_t keeping(bool all) {
-  if constexpr (std::is_same_v<T, bfloat16>) return all ? 0x1044 : 0x4444;  // for `permuted`: bytes of (0, element)
-  else return all ? ~0u : 0u;
+AABLUR_HOST_DEVICE inline uint32_t keeping_half(int half, bool is_kept) {
+  if constexpr (std::is_same_v<T, bfloat16>) return !is_kept ? 0x4444 : half ? 0x3244 : 0x1044;  // bytes of (0, word)
+  else if constexpr (sizeof(T) == 2) return !is_kept ? 0 : half ? 0xffff0000 : 0xffff;
+  else return is_kept ? ~0u : 0;
 }
 template <class T>
-AABLUR_HOST_DEVICE inline float widen_kept(T v, uint32_t keep) {
-  if constexpr (std::is_same_v<T, float>) {
-    return bit_cast<float>(bit_cast<uint32_t>(v) & keep);
-  } else if constexpr (std::is_same_v<T, bfloat16>) {
-    return bit_cast<float>(permuted(v.bits, 0, keep));
-  } else {
-    return widen(T{uint16_t(v.bits & keep)});
-  }
+AABLUR_HOST_DEVICE inline float kept_half(uint32_t word, int half, uint32_t keep) {
+  if constexpr (std::is_same_v<T, bfloat16>) return bit_cast<float>(permuted(word, 0, keep));
+  else if constexpr (sizeof(T) == 2) return widen(T{uint16_t((word & keep) >> (half * 16))});
+  else return bit_cast<float>(word & keep);
 }
 
 // Where something is in shared memory, and a word there.
@@ -200,7 +181,7 @@ struct Neighbours {
     AABLUR_UNROLL
     for (int i = 0; i < count; ++i) word[i] = load_shared(shared, aligned + 4 * i);
     if constexpr (step > 1) {
-      const uint32_t behind = load_shared(shared, aligned + 4 * count);
+      const uint32_t behind = N % step ? 0 : load_shared(shared, aligned + 4 * count);
       AABLUR_UNROLL
       for (int i = 0; i < count; ++i) word[i] = bits_from(word[i], i + 1 < count ? word[i + 1] : behind, at * 8);
     }
@@ -217,8 +198,6 @@ struct Neighbours {
     return bit_cast<Pixel<T, V>>(part);
   }
 };
-
-// ---- the maps --------------------------------------------------------------------------------------
 
 // How rows are handed to threads: strips of columns, each in segments of rows.
 struct Strips {
@@ -240,49 +219,5 @@ struct Strips {
     }
   }
 };
-
-// Planes that lie one after the other, and their cut.
-struct Planes {
-  int planes = 0;
-  int source_height = 0, source_width = 0, result_height = 0, result_width = 0;  // of a plane
-  int before_height = 0, before_width = 0;
-  Fold height, width;
-  Cut cut;
-  Strips strips;
-  Divisor bands;
-  bool banded = false;
-  int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
-  const float* taps = nullptr;
-  Codes codes;
-
-  int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
-};
-
-// What a block has.
-struct Block {
-  int plane, planes, row, rows;  // the first plane, the first row
-
-  AABLUR_HOST_DEVICE Block(const Planes& map, uint32_t block) {
-    row = int(map.bands.split(block)) * map.cut.band;
-    rows = map.result_height - row < map.cut.band ? map.result_height - row : map.cut.band;
-    plane = int(block) * map.cut.planes;
-    planes = map.planes - plane < map.cut.planes ? map.planes - plane : map.cut.planes;
-  }
-};
-
-// Rows [row, row + rows) of every plane of a block in a map of planes of height x width.
-template <class T>
-AABLUR_HOST_DEVICE inline T* at_block(T* map, const Block& block, int row, int height, int width) {
-  return map + int64_t(block.plane) * (height * width) + row * width;
-}
-
-// The most rows of the source that a block reads.
-template <class Kernel>
-int64_t most_rows(const Planes& map) {
-  int64_t most = 0;
-  for (int row = 0; row < map.result_height; row += map.cut.band)
-    most = std::max<int64_t>(most, Kernel::read(map, row, std::min(map.cut.band, map.result_height - row)).count);
-  return most;
-}
 
 }  // namespace aablur::gpu

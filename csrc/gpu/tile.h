@@ -1,7 +1,6 @@
-// What the tile kernels are made of: where maps lie, pixels, and segments of rows read into registers.
+// What the fast kernels are made of: division, pixels, words of halves.
 //
-// A pixel is V neighbouring elements: 16 bytes of channels (channels_last), or one element. Threads go over the lanes
-// of a pixel first, then along the width, so that a warp reads whole lines.
+// A pixel is V neighbouring elements: channels that lie last, or one element.
 #pragma once
 
 #include "gpu/generic.h"
@@ -119,104 +118,17 @@ AABLUR_HOST_DEVICE inline uint32_t bits_from(uint32_t low, uint32_t high, uint32
 #endif
 }
 
-// ---- what a tile is ------------------------------------------------------------------------------
-
-// How the result is cut, and where source and result lie, in elements.
-struct Tiling {
-  Axis height, width;
-  Divisor lanes, columns, rows, planes;  // pixels' lanes over V, tiles along a row and down a plane, planes an image
-  int64_t source_image = 0, source_plane = 0, result_image = 0, result_plane = 0;
-  int source_row = 0, source_pixel = 0, result_row = 0, result_pixel = 0;
-  int source_height = 0, source_width = 0, result_height = 0, result_width = 0;
-  const float* taps = nullptr;  // height's, then width's; null for binomials
-  Codes codes;
-  uint32_t planes_an_image = 1;      // of codes
-  int code_row = 0, code_pixel = 0;  // bytes from row to row, and from pixel to pixel where channels lie last
-
-  int64_t threads(int64_t images) const {
-    return images * planes.value() * rows.value() * columns.value() * lanes.value();
-  }
-};
-
-// The tile of thread i: its first row and column in tiles, its plane, and where its lane begins.
-struct Tile {
-  int row, column, lane;
-  uint32_t plane, image;
-
-  AABLUR_HOST_DEVICE Tile(const Tiling& tiling, uint32_t i) {
-    lane = int(tiling.lanes.split(i));
-    column = int(tiling.columns.split(i));
-    row = int(tiling.rows.split(i));
-    plane = tiling.planes.split(i);
-    image = i;
-  }
-};
-
+// Tap t of K binomial ones.
 template <int K>
-struct TileTaps {
-  float height[K], width[K];
-
-  AABLUR_HOST_DEVICE explicit TileTaps(const float* taps) {
-    AABLUR_UNROLL
-    for (int t = 0; t < K; ++t) {
-      constexpr float row[4][5] = {
-          {.5f, .5f}, {.25f, .5f, .25f}, {.125f, .375f, .375f, .125f}, {.0625f, .25f, .375f, .25f, .0625f}};
-      height[t] = taps ? taps[t] : row[K - 2][t];
-      width[t] = taps ? taps[K + t] : row[K - 2][t];
-    }
-  }
-};
-
-// N pixels of a source row from column `first`, as accumulators.
-template <class T, int V, int N>
-struct Segment {
-  // Where each pixel is read, from the border's rules; `outside` for zeros.
-  struct Columns {
-    int at[N];
-  };
-
-  // Inside: pixel j lies at column first + j. As accumulators, or as they lie in memory.
-  template <class Value>
-  AABLUR_HOST_DEVICE static void read(const T* row, int first, int pixel, Value& value) {
-    read(row, pixel, value, [&](int j) { return first + j; });
-  }
-  // Near a border.
-  AABLUR_HOST_DEVICE static void read(const T* row, const Columns& columns, bool there, int pixel,
-                                      float (&value)[N][V]) {
-    read(row, pixel, value, [&](int j) { return there ? columns.at[j] : int(outside); });
-  }
-
- private:
-  template <class At>
-  AABLUR_HOST_DEVICE static void read(const T* row, int pixel, float (&value)[N][V], At&& at) {
-    Pixel<T, V> raw[N];
-    read(row, pixel, raw, at);
-    AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) AABLUR_UNROLL
-    for (int l = 0; l < V; ++l) value[j][l] = widen(raw[j].element[l]);
-  }
-  template <class At>
-  AABLUR_HOST_DEVICE static void read(const T* row, int pixel, Pixel<T, V> (&value)[N], At&& at) {
-    AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) {
-      const int column = at(j);
-      value[j] = column == outside ? Pixel<T, V>{} : load<Pixel<T, V>>(row + column * pixel);
-    }
-  }
-};
-
-// Writes row y of a tile of the result, as soon as it is done; at a border, what there is of it.
-template <class T, int V, int X, int Y, bool Border>
-AABLUR_HOST_DEVICE inline void store_row(const Tiling& tiling, const Tile& tile, int y, T* out,
-                                         const float (&value)[X][V]) {
-  const int top = tile.row * Y, left = tile.column * X;
-  if (Border && top + y >= tiling.result_height) return;
-  T* row = out + tile.image * tiling.result_image + tile.plane * tiling.result_plane + tile.lane * V +
-           (top + y) * tiling.result_row;
-  AABLUR_UNROLL
-  for (int x = 0; x < X; ++x)
-    if (!Border || left + x < tiling.result_width)
-      *reinterpret_cast<Pixel<T, V>*>(row + (left + x) * tiling.result_pixel) = rounded<T, V>(value[x]);
+AABLUR_HOST_DEVICE inline float binomial(int t) {
+  constexpr float taps[7][7] = {{1.f},
+                                {.5f, .5f},
+                                {.25f, .5f, .25f},
+                                {.125f, .375f, .375f, .125f},
+                                {.0625f, .25f, .375f, .25f, .0625f},
+                                {.03125f, .15625f, .3125f, .3125f, .15625f, .03125f},
+                                {.015625f, .09375f, .234375f, .3125f, .234375f, .09375f, .015625f}};
+  return taps[K - 1][t];
 }
 
 }  // namespace aablur::gpu

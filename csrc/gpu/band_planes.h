@@ -1,0 +1,305 @@
+// The blur and its transpose of dense planes, by bands (core/bands.h).
+//
+//   taps, bands --------------------------> shared: the weights of both axes
+//   global x --cp.async, 16 bytes a thread--> shared: planes one after the other, or a band of rows of one
+//                 __syncthreads
+//   shared --words of a strip-------------> registers: columns, 0 outside of the map
+//          --weights of the columns-------> registers: the last `reach` rows of sums
+//          --weights of the rows----------> shared: rows of results
+//                 __syncthreads
+//   shared --16 bytes a thread------------> global out
+//
+// A thread has a strip of some groups of columns and rolls down a segment of groups of rows. Neighbours of a warp take
+// neighbouring strips; two words wide, they meet by twos in a bank.
+#pragma once
+
+#include "gpu/band_tiles.h"
+#include "gpu/smem_planes.h"
+
+namespace aablur::gpu {
+
+// What kernels of dense planes have in common: how planes are cut, and the weights. Of `Groups` groups of columns of a
+// strip the last `Own` are its own.
+template <class T, class Form_, class Config_, int Groups, int Own>
+struct PlaneBands {
+  using Form = Form_;
+  using Config = Config_;
+  using Thread = gpu::Thread<Config::threads>;
+  static constexpr int G = Groups, own = Own, up = Form::up, down = Form::down, reach = Form::reach;
+  static constexpr int kept = reach > down ? reach - down : 0, N = (G - 1) * down + reach, X = G * up;
+  static constexpr int halves = 4 / int(sizeof(T));  // elements of a word
+  static constexpr bool has_codes = false;
+
+  Band height, width;
+  int row_groups = 0, column_groups = 0;         // at least the bands', for what else they have to do
+  int source_size[2] = {}, result_size[2] = {};  // of a plane
+  int planes = 0;
+  Cut cut;  // rows are groups
+  Strips strips;
+  Divisor bands;
+  int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
+  const float *row_taps = nullptr, *column_taps = nullptr;     // null for binomials
+  const T* x = nullptr;
+  T* out = nullptr;
+
+  // Where shared memory begins: the weights of both axes, as much of a BandTable as there is, and a row of zeros.
+  struct Tables {
+    float (*rows)[8], (*columns)[8];
+    T* zeros;
+
+    AABLUR_HOST_DEVICE Tables(const PlaneBands& of, char* shared)
+        : rows(reinterpret_cast<float (*)[8]>(shared)),
+          columns(rows + of.height.rows()),
+          zeros(reinterpret_cast<T*>(columns + of.width.rows())) {}
+  };
+  int table_bytes() const { return (height.rows() + width.rows()) * int(sizeof(float[8])); }
+  struct Span {
+    int begin, end;
+    AABLUR_HOST_DEVICE int count() const { return end - begin; }
+    AABLUR_HOST_DEVICE bool has(int i) const { return i >= begin && i < end; }
+  };
+  // Of [begin, end) what an axis of `size` has.
+  AABLUR_HOST_DEVICE static Span within(int begin, int end, int size) {
+    auto clamped = [&](int v) { return v < 0 ? 0 : v < size ? v : size; };
+    return {clamped(begin), clamped(end)};
+  }
+  bool is_whole() const { return cut.band >= row_groups; }
+  int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
+
+  // Cuts `count` planes for Kernel; returns the shared memory that a block needs, 0 where they do not fit.
+  template <class Kernel>
+  static int64_t divide(Kernel& kernel, int64_t count) {
+    constexpr int64_t most = (int64_t(1) << 31) - 1, most_side = 1 << 15;
+    const int side = std::max({kernel.source_size[0], kernel.source_size[1], kernel.result_size[0],
+                               kernel.result_size[1], kernel.height.results, kernel.width.results});
+    if (count > most || side > most_side || kernel.height.wraps || kernel.width.wraps) return 0;
+    kernel.planes = int(count);
+    const int64_t strips = ceil_div(kernel.column_groups, own);
+    auto shared_bytes = [&](const Cut& of) {
+      kernel.cut = of;
+      kernel.strips = Strips(strips, of.band, of.segment);
+      kernel.bands = Divisor(uint32_t(ceil_div(kernel.row_groups, of.band)));
+      return kernel.lay_out();
+    };
+    const int64_t needed = shared_bytes(Cut::of<Config>(count, kernel.row_groups, strips, shared_bytes));
+    return needed <= most_shared_bytes && kernel.blocks() <= most ? needed : 0;
+  }
+
+#if defined(__CUDACC__)
+  // What a block has.
+  struct Block {
+    int group, groups, plane, planes;
+
+    __device__ Block(const PlaneBands& of, uint32_t block)
+        : group(int(of.bands.split(block)) * of.cut.band),
+          groups(of.row_groups - group < of.cut.band ? of.row_groups - group : of.cut.band),
+          plane(int(block) * of.cut.planes),
+          planes(of.planes - plane < of.cut.planes ? of.planes - plane : of.cut.planes) {}
+  };
+  __device__ void fill(const Tables& tables, Thread thread) const {
+    fill_weights<Form>(height, row_taps, tables.rows, thread.index, Thread::count);
+    fill_weights<Form>(width, column_taps, tables.columns, thread.index, Thread::count);
+  }
+  // Copies a block's rows of its planes in; `over` elements behind them are zero. Those before are the caller's.
+  __device__ T* copy_source(char* shared, const Block& block, Span rows, int over, Thread thread) const {
+    const T* from = x + int64_t(block.plane) * (source_size[0] * source_size[1]) + rows.begin * source_size[1];
+    T* source = staged(shared + source_offset, from);
+    const int elements = block.planes * rows.count() * source_size[1];
+    copy_in(source, from, elements, thread);
+    clear(source + elements, source + elements + over, thread);
+    return source;
+  }
+  __device__ T* result_of(const Block& block, Span rows) const {
+    return out + int64_t(block.plane) * (result_size[0] * result_size[1]) + rows.begin * result_size[1];
+  }
+  // The weights of a strip's groups of columns from `first` on.
+  __device__ void weigh_columns(const Tables& tables, int first, float (&across)[G][Form::entries]) const {
+    AABLUR_UNROLL
+    for (int g = 0; g < G; ++g) {
+      const int of = first + g < 0 ? 0 : first + g < width.groups ? first + g : width.groups - 1;
+      const float* weight = tables.columns[width.row_of(of)];
+      AABLUR_UNROLL
+      for (int e = 0; e < Form::entries; ++e) across[g][e] = weight[e];
+    }
+  }
+  // Sums along the width, of results from First on.
+  template <int First = 0>
+  __device__ static void add_columns(const float (&across)[G][Form::entries], const float (&value)[N],
+                                     float (&sum)[X]) {
+    AABLUR_UNROLL
+    for (int c = First; c < X; ++c) {
+      float total = 0;
+      AABLUR_UNROLL
+      for (int j = 0; j < reach; ++j)
+        add_weighed<Form>(c % up, j, across[c / up][c % up * reach + j], value[c / up * down + j], total);
+      sum[c] = total;
+    }
+  }
+  // Row `phase` of a group of results: sums over rows.
+  template <int First = 0>
+  __device__ static void add_rows(const float* weight, const float (&sums)[reach][X], int phase, float (&total)[X]) {
+    AABLUR_UNROLL
+    for (int c = First; c < X; ++c) {
+      total[c] = 0;
+      AABLUR_UNROLL
+      for (int j = 0; j < reach; ++j) add_weighed<Form>(phase, j, weight[phase * reach + j], sums[j][c], total[c]);
+    }
+  }
+  // Hands the rows that the next group reads, too, on to it.
+  __device__ static void roll(float (&sums)[reach][X]) {
+    AABLUR_UNROLL
+    for (int j = 0; j < kept; ++j) AABLUR_UNROLL
+    for (int c = 0; c < X; ++c) sums[j][c] = sums[reach - kept + j][c];
+  }
+  // Stores a row of a strip. Of halves, `pairs` is the first column that begins a word in all rows, or -1.
+  template <int Count>
+  __device__ static void store_row(T* to, int pairs, bool there, const bool (&has)[Count],
+                                   const float (&value)[Count]) {
+    if constexpr (sizeof(T) == 4) {
+      AABLUR_UNROLL
+      for (int c = 0; c < Count; ++c)
+        if (there && has[c]) to[c] = value[c];
+    } else {
+      if (pairs == 0) store_halves<0, true>(to, there, has, value);
+      else if (pairs == 1) store_halves<1, true>(to, there, has, value);
+      else store_halves<0, false>(to, there, has, value);
+    }
+  }
+  // Rounded by twos. Where `Pairs`, those from column First on lie in a word, and are there both or neither.
+  template <int First, bool Pairs, int Count>
+  __device__ static void store_halves(T* to, bool there, const bool (&has)[Count], const float (&value)[Count]) {
+    auto store_half = [&](int c, uint32_t word, int half) {
+      if (there && has[c]) to[c] = bit_cast<T>(uint16_t(word >> (16 * half)));
+    };
+    AABLUR_UNROLL
+    for (int c = First; c < Count; c += 2) {
+      const bool is_pair = c + 1 < Count;
+      const uint32_t word = rounded_pair<T>(value[c], is_pair ? value[c + 1] : 0);
+      if (Pairs && is_pair) {
+        if (there && has[c]) *reinterpret_cast<uint32_t*>(to + c) = word;
+      } else {
+        store_half(c, word, 0);
+        if (is_pair) store_half(c + 1, word, 1);
+      }
+    }
+    if (First) store_half(0, rounded_pair<T>(value[0], 0), 0);
+  }
+#endif
+};
+
+template <class T, class Form>
+using BlurPlanesBase =
+    PlaneBands<T, Form, PlanesConfig<T, Form>, PlanesConfig<T, Form>::columns, PlanesConfig<T, Form>::columns>;
+
+template <class T, class Form>
+struct BandPlanes : BlurPlanesBase<T, Form> {
+  using Base = BlurPlanesBase<T, Form>;
+  using Base::height, Base::width, Base::cut, Base::G, Base::N, Base::X, Base::up, Base::down, Base::reach, Base::kept,
+      Base::halves, Base::source_size, Base::result_size;
+  using typename Base::Tables, typename Base::Span, typename Base::Thread;
+  static constexpr int over = N + 3;  // elements before and behind the source that are read along with words
+  int pairs = -1;
+
+  // The rows of the source that groups of rows read, and those of the result that they make.
+  AABLUR_HOST_DEVICE Span source_rows(int group, int groups) const {
+    if (cut.band >= this->row_groups) return {0, height.sources};
+    return Base::within(group * down + height.first, (group + groups - 1) * down + height.first + reach,
+                        height.sources);
+  }
+  AABLUR_HOST_DEVICE Span made(int group, int groups) const {
+    return Base::within(group * up - height.origin, (group + groups) * up - height.origin, height.results);
+  }
+  bool divide(const Shape&, int64_t count, int64_t& shared_bytes) {
+    this->row_groups = height.groups, this->column_groups = width.groups;
+    source_size[0] = height.sources, source_size[1] = width.sources;
+    result_size[0] = height.results, result_size[1] = width.results;
+    pairs = width.results % 2 ? -1 : width.origin % 2;
+    shared_bytes = Base::divide(*this, count);
+    return shared_bytes > 0;
+  }
+  // Lays out a block's shared memory for its cut; returns how many bytes it takes.
+  int64_t lay_out() {
+    const int64_t rows = std::min<int64_t>((cut.band - 1) * down + reach, height.sources),
+                  results = std::min<int64_t>(cut.band * up, height.results);
+    this->source_offset = int(this->table_bytes() + staged_bytes<T>(width.sources + 2 * over));
+    this->result_offset =
+        int(this->source_offset +
+            staged_bytes<T>(cut.planes * (this->is_whole() ? height.sources : rows) * width.sources + over));
+    return this->result_offset + staged_bytes<T>(cut.planes * results * width.results);
+  }
+
+#if defined(__CUDACC__)
+  __device__ void run(char* shared, uint32_t number) const {
+    const Thread thread{int(threadIdx.x)};
+    const typename Base::Block block(*this, number);
+    const Span rows = source_rows(block.group, block.groups), made = this->made(block.group, block.groups);
+    const Tables tables(*this, shared);
+    T* source = this->copy_source(shared, block, rows, over, thread);
+    clear(tables.zeros, source, thread);
+    T* to = this->result_of(block, made);
+    T* result = staged(shared + this->result_offset, to);
+    this->fill(tables, thread);
+    finish_copies();
+    __syncthreads();
+    this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
+      blur(tables, shared, source + p * (rows.count() * width.sources), rows,
+           result + (p * made.count() - made.begin) * width.results, block.group + first, some, strip * G);
+    });
+    __syncthreads();
+    copy_out(to, result, block.planes * made.count() * width.results, thread);
+  }
+
+  // `some` groups of rows from `group` on, of a strip of columns. Row `rows.begin` begins at source, row 0 at result.
+  __device__ void blur(const Tables& tables, const char* shared, const T* source, Span rows, T* result, int group,
+                       int some, int left) const {
+    float across[G][Form::entries];
+    this->weigh_columns(tables, left, across);
+    int column = left * down + width.first;
+    uint32_t keep[N];
+    AABLUR_UNROLL
+    for (int j = 0; j < N; ++j) {
+      keep[j] = keeping_half<T>(j % halves, unsigned(column + j) < unsigned(width.sources));
+      pin(keep[j]);
+    }
+    bool has_result[X];
+    AABLUR_UNROLL
+    for (int c = 0; c < X; ++c) has_result[c] = unsigned(left * up + c - width.origin) < unsigned(width.results);
+    // A strip wholly outside of the map reads what lies beside it, whatever it is.
+    column = column < -N ? -N : column < width.sources ? column : width.sources;
+    int row = group * down + height.first;
+    const int pitch = width.sources * int(sizeof(T));
+    uint32_t at = shared_address(source + (row - rows.begin) * width.sources + column, shared);
+    const uint32_t zeros = shared_address(tables.zeros + over + column, shared);
+    T* to = result + (group * up - height.origin) * width.results + left * up - width.origin;
+
+    float sums[reach][X];
+    auto read_row = [&](float (&sum)[X]) {
+      const Neighbours<T, N> neighbours(shared, rows.has(row) ? at : zeros);
+      float value[N];
+      AABLUR_UNROLL
+      for (int j = 0; j < N; ++j) value[j] = kept_half<T>(neighbours.word[j / halves], j % halves, keep[j]);
+      Base::add_columns(across, value, sum);
+      ++row, at += pitch;
+    };
+    AABLUR_UNROLL
+    for (int j = 0; j < kept; ++j) read_row(sums[reach - kept + j]);
+    AABLUR_NO_UNROLL
+    for (const int end = group + some; group < end; ++group) {
+      Base::roll(sums);
+      AABLUR_UNROLL
+      for (int j = kept; j < reach; ++j) read_row(sums[j]);
+      if (reach < down) row += down - reach, at += (down - reach) * pitch;
+      const float* weight = tables.rows[height.row_of(group)];
+      AABLUR_UNROLL
+      for (int phase = 0; phase < up; ++phase, to += width.results) {
+        float total[X];
+        Base::add_rows(weight, sums, phase, total);
+        Base::store_row(to, pairs, unsigned(group * up + phase - height.origin) < unsigned(height.results), has_result,
+                        total);
+      }
+    }
+  }
+#endif
+};
+
+}  // namespace aablur::gpu
