@@ -70,6 +70,10 @@ struct Band {
   AABLUR_HOST_DEVICE int row_of(int group) const {
     return group < head ? group : group < tail ? head : group - tail + head + 1;
   }
+  // That of the nearest group there is.
+  AABLUR_HOST_DEVICE int row_near(int group) const {
+    return row_of(group < 0 ? 0 : group < groups ? group : groups - 1);
+  }
   AABLUR_HOST_DEVICE int rows() const { return head + 1 + groups - tail; }
 
   static Band identity(const BandForm& form) {

@@ -37,6 +37,7 @@ struct PlaneBands {
   Cut cut;  // rows are groups
   Strips strips;
   Divisor bands;
+  int pairs = -1;  // of halves: the first column of a strip's results that begins a word in all rows, or -1
   int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
   const float *row_taps = nullptr, *column_taps = nullptr;     // null for binomials
   const T* x = nullptr;
@@ -63,7 +64,7 @@ struct PlaneBands {
     auto clamped = [&](int v) { return v < 0 ? 0 : v < size ? v : size; };
     return {clamped(begin), clamped(end)};
   }
-  bool is_whole() const { return cut.band >= row_groups; }
+  AABLUR_HOST_DEVICE bool is_whole() const { return cut.band >= row_groups; }
   int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
 
   // Cuts `count` planes for Kernel; returns the shared memory that a block needs, 0 where they do not fit.
@@ -116,12 +117,40 @@ struct PlaneBands {
   __device__ void weigh_columns(const Tables& tables, int first, float (&across)[G][Form::entries]) const {
     AABLUR_UNROLL
     for (int g = 0; g < G; ++g) {
-      const int of = first + g < 0 ? 0 : first + g < width.groups ? first + g : width.groups - 1;
-      const float* weight = tables.columns[width.row_of(of)];
+      const float* weight = tables.columns[width.row_near(first + g)];
       AABLUR_UNROLL
       for (int e = 0; e < Form::entries; ++e) across[g][e] = weight[e];
     }
   }
+  // Rows of the source that a strip reads, one after the other: columns from `column` on, 0 outside of the map.
+  struct SourceStrip {
+    const char* shared;
+    Span rows;
+    int row, pitch;
+    uint32_t at, zeros, keep[N];
+
+    // Row `rows.begin` begins at source; there are `over` zeros before the row of them.
+    __device__ SourceStrip(const PlaneBands& of, const Tables& tables, const char* shared, const T* source, Span rows,
+                           int over, int row, int column)
+        : shared(shared), rows(rows), row(row), pitch(of.source_size[1] * int(sizeof(T))) {
+      AABLUR_UNROLL
+      for (int j = 0; j < N; ++j) {
+        keep[j] = keeping_half<T>(j % halves, unsigned(column + j) < unsigned(of.source_size[1]));
+        pin(keep[j]);
+      }
+      // A strip wholly outside of the map reads what lies beside it, whatever it is.
+      column = column < -N ? -N : column < of.source_size[1] ? column : of.source_size[1];
+      at = shared_address(source + (row - rows.begin) * of.source_size[1] + column, shared);
+      zeros = shared_address(tables.zeros + over + column, shared);
+    }
+    __device__ void read(float (&value)[N]) {
+      const Neighbours<T, N> neighbours(shared, rows.has(row) ? at : zeros);
+      AABLUR_UNROLL
+      for (int j = 0; j < N; ++j) value[j] = kept_half<T>(neighbours.word[j / halves], j % halves, keep[j]);
+      skip(1);
+    }
+    __device__ void skip(int count) { row += count, at += count * pitch; }
+  };
   // Sums along the width, of results from First on.
   template <int First = 0>
   __device__ static void add_columns(const float (&across)[G][Form::entries], const float (&value)[N],
@@ -151,10 +180,9 @@ struct PlaneBands {
     for (int j = 0; j < kept; ++j) AABLUR_UNROLL
     for (int c = 0; c < X; ++c) sums[j][c] = sums[reach - kept + j][c];
   }
-  // Stores a row of a strip. Of halves, `pairs` is the first column that begins a word in all rows, or -1.
+  // Stores a row of a strip.
   template <int Count>
-  __device__ static void store_row(T* to, int pairs, bool there, const bool (&has)[Count],
-                                   const float (&value)[Count]) {
+  __device__ void store_row(T* to, bool there, const bool (&has)[Count], const float (&value)[Count]) const {
     if constexpr (sizeof(T) == 4) {
       AABLUR_UNROLL
       for (int c = 0; c < Count; ++c)
@@ -198,11 +226,10 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
       Base::halves, Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr int over = N + 3;  // elements before and behind the source that are read along with words
-  int pairs = -1;
 
   // The rows of the source that groups of rows read, and those of the result that they make.
   AABLUR_HOST_DEVICE Span source_rows(int group, int groups) const {
-    if (cut.band >= this->row_groups) return {0, height.sources};
+    if (this->is_whole()) return {0, height.sources};
     return Base::within(group * down + height.first, (group + groups - 1) * down + height.first + reach,
                         height.sources);
   }
@@ -213,7 +240,7 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
     this->row_groups = height.groups, this->column_groups = width.groups;
     source_size[0] = height.sources, source_size[1] = width.sources;
     result_size[0] = height.results, result_size[1] = width.results;
-    pairs = width.results % 2 ? -1 : width.origin % 2;
+    this->pairs = width.results % 2 ? -1 : width.origin % 2;
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
@@ -254,32 +281,18 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
                        int some, int left) const {
     float across[G][Form::entries];
     this->weigh_columns(tables, left, across);
-    int column = left * down + width.first;
-    uint32_t keep[N];
-    AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) {
-      keep[j] = keeping_half<T>(j % halves, unsigned(column + j) < unsigned(width.sources));
-      pin(keep[j]);
-    }
     bool has_result[X];
     AABLUR_UNROLL
     for (int c = 0; c < X; ++c) has_result[c] = unsigned(left * up + c - width.origin) < unsigned(width.results);
-    // A strip wholly outside of the map reads what lies beside it, whatever it is.
-    column = column < -N ? -N : column < width.sources ? column : width.sources;
-    int row = group * down + height.first;
-    const int pitch = width.sources * int(sizeof(T));
-    uint32_t at = shared_address(source + (row - rows.begin) * width.sources + column, shared);
-    const uint32_t zeros = shared_address(tables.zeros + over + column, shared);
+    typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, group * down + height.first,
+                                     left * down + width.first);
     T* to = result + (group * up - height.origin) * width.results + left * up - width.origin;
 
     float sums[reach][X];
     auto read_row = [&](float (&sum)[X]) {
-      const Neighbours<T, N> neighbours(shared, rows.has(row) ? at : zeros);
       float value[N];
-      AABLUR_UNROLL
-      for (int j = 0; j < N; ++j) value[j] = kept_half<T>(neighbours.word[j / halves], j % halves, keep[j]);
+      strip.read(value);
       Base::add_columns(across, value, sum);
-      ++row, at += pitch;
     };
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) read_row(sums[reach - kept + j]);
@@ -288,14 +301,13 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
       Base::roll(sums);
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read_row(sums[j]);
-      if (reach < down) row += down - reach, at += (down - reach) * pitch;
+      if (reach < down) strip.skip(down - reach);
       const float* weight = tables.rows[height.row_of(group)];
       AABLUR_UNROLL
       for (int phase = 0; phase < up; ++phase, to += width.results) {
         float total[X];
         Base::add_rows(weight, sums, phase, total);
-        Base::store_row(to, pairs, unsigned(group * up + phase - height.origin) < unsigned(height.results), has_result,
-                        total);
+        this->store_row(to, unsigned(group * up + phase - height.origin) < unsigned(height.results), has_result, total);
       }
     }
   }

@@ -113,17 +113,6 @@ AABLUR_HOST_DEVICE inline void store_if(bool there, void* p, const P& value) {
 #endif
 }
 
-// sum += weight * value, or nothing: no weight of zero, which a value that is not finite would make a NaN.
-AABLUR_HOST_DEVICE inline void add_if(bool there, float weight, float value, float& sum) {
-#if defined(__CUDA_ARCH__)
-  asm("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p fma.rn.f32 %0, %1, %2, %0; }"
-      : "+f"(sum)
-      : "f"(weight), "f"(value), "r"(uint32_t(there)));
-#else
-  if (there) sum += weight * value;
-#endif
-}
-
 // Element l of a vector as its accumulator: halves lie in words by twos.
 template <class T, int V>
 AABLUR_HOST_DEVICE inline float element(const Pixel<T, V>& vector, int l) {
@@ -233,8 +222,7 @@ struct BandTiles {
                                         float (&weight)[G][Form::entries][W]) const {
     AABLUR_UNROLL
     for (int g = 0; g < G; ++g) {
-      const int group = first + g < width.groups ? first + g : width.groups - 1;
-      weigh(width, shared.columns, column_taps, width.row_of(group < 0 ? 0 : group), channel, weight[g]);
+      weigh(width, shared.columns, column_taps, width.row_near(first + g), channel, weight[g]);
     }
   }
   // Row `phase` of a group of results, column c: the sum over rows of sums.

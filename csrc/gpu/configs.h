@@ -55,8 +55,8 @@ struct MaxBandConfig {
 // ---- planes in shared memory -----------------------------------------------------------------------
 
 // Threads of a block; columns of the result that a thread makes side by side (a strip), and the most rows that it rolls
-// down (a segment), in whole row_steps. A block takes planes until it has `enough` bytes of shared memory: five or six
-// such blocks are resident in 228 KB, two in 100 KB, and being in different phases they keep memory busy.
+// down (a segment). A block takes planes until it has `enough` bytes of shared memory: five or six such blocks are
+// resident in 228 KB, two in 100 KB, and being in different phases they keep memory busy.
 template <int Threads, int Columns, int Longest>
 struct SmemConfig {
   static constexpr int threads = Threads, columns = Columns, longest = Longest, enough = 36 << 10;

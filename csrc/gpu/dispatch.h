@@ -40,9 +40,11 @@ inline int64_t multiprocessors();
 
 // ---- bands -----------------------------------------------------------------------------------------
 
-// Whether vectors of `bytes` bytes of channels lie aligned.
+// Whether vectors of `vector` channels lie aligned; single elements do wherever they lie.
 template <class T>
-bool has_vectors(const Shape& shape, const void* x, const Strides& strides, int64_t bytes) {
+bool has_vectors(const Shape& shape, const void* x, const Strides& strides, int64_t vector) {
+  if (vector == 1) return true;
+  const int64_t bytes = vector * int64_t(sizeof(T));
   bool all = reinterpret_cast<uintptr_t>(x) % uintptr_t(bytes) == 0;
   for (int64_t s : {shape.channels, strides.image, strides.axis[1], strides.axis[2]})
     all = all && s * int64_t(sizeof(T)) % bytes == 0;
@@ -58,13 +60,14 @@ struct Maps {
 };
 
 // Lays out a kernel of BandTiles and queues it, as many images at a time as 32 bits reach; false where one is too
-// large.
+// large, or has no such vectors.
 template <class Kernel>
 bool queue_tiles(Kernel kernel, const Shape& shape, const Filters& filters, const Maps& maps, bool backward,
                  void* stream, const char*& error) {
   constexpr int64_t bytes = sizeof(typename Kernel::Element), reach = (int64_t(1) << 32) - 1,
                     most = (int64_t(1) << 31) - 1;
   const Strides& strides = maps.strides;
+  if (!has_vectors<typename Kernel::Element>(shape, maps.x, strides, Kernel::V)) return false;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const int64_t channels = shape.channels, pixel = shape.channels_last ? channels : 1;
   const int64_t larger[2] = {height.size, width.size}, smaller[2] = {height.out(), width.out()};
@@ -120,10 +123,12 @@ inline bool are_planes(const Shape& shape, const Strides& strides, int64_t heigh
 
 // Cuts dense planes for a kernel of PlaneBands and queues it; false where they do not fit shared memory.
 template <class Kernel>
-bool queue_planes(Kernel kernel, const Shape& shape, const Maps& maps, void* stream, const char*& error) {
+bool queue_planes(Kernel kernel, const Shape& shape, const Maps& maps, bool backward, void* stream,
+                  const char*& error) {
+  const Axis &height = shape.axis[1], &width = shape.axis[2];
   int64_t shared_bytes = 0;
-  if (!kernel.divide(shape, shape.images * shape.channels, shared_bytes) ||
-      !are_planes(shape, maps.strides, kernel.source_size[0], kernel.source_size[1]))
+  if (!are_planes(shape, maps.strides, backward ? height.out() : height.size, backward ? width.out() : width.size) ||
+      !kernel.divide(shape, shape.images * shape.channels, shared_bytes))
     return false;
   kernel.x = static_cast<decltype(kernel.x)>(maps.x), kernel.out = static_cast<decltype(kernel.out)>(maps.out);
   if constexpr (Kernel::has_codes) kernel.codes = maps.codes;
@@ -183,19 +188,15 @@ bool blur_by_bands(const BlurArguments& arguments, void* stream, const char*& er
             return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, Backward, stream,
                                error);
           };
-          auto has = [&](int64_t vector) {
-            return has_vectors<T>(shape, arguments.x, arguments.x_strides, vector * int64_t(sizeof(T)));
-          };
           [[maybe_unused]] constexpr std::bool_constant<true> per_channel;
           constexpr std::bool_constant<false> shared;
           if (filters.per_channel) {
             if constexpr (stride == 4) return false;
-            else if (has(Vector::per_channel)) return queue(Constant<Vector::per_channel>{}, per_channel);
-            else return queue(Constant<1>{}, per_channel);
+            else return queue(Constant<Vector::per_channel>{}, per_channel) || queue(Constant<1>{}, per_channel);
           }
-          if (has(Vector::wide)) return queue(Constant<Vector::wide>{}, shared);
-          if (has(Vector::half)) return queue(Constant<Vector::half>{}, shared);
-          return queue_planes(with_bands<BandPlanes<T, Form>>(rows, columns, filters), shape, maps, stream, error) ||
+          using Planes = BandPlanes<T, Form>;
+          return queue(Constant<Vector::wide>{}, shared) || queue(Constant<Vector::half>{}, shared) ||
+                 queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, Backward, stream, error) ||
                  queue(Constant<1>{}, shared);
         };
         constexpr bool has_further = (taps == 2 || taps == 4) && stride <= 2;
@@ -246,14 +247,12 @@ bool max_blur_by_bands(const BlurArguments& arguments, void* stream, const char*
     using Vector = MaxBandVector<T, Form, window>;
     auto queue = [&](auto vector, auto with_codes) {
       using Kernel = MaxBlurTile<T, Form, vector, window, with_codes>;
-      return has_vectors<T>(shape, maps.x, maps.strides, Kernel::V * int64_t(sizeof(T))) &&
-             queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error);
+      return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error);
     };
     auto queue_any = [&](auto with_codes) {
       auto queue_strips = [&](auto of_config) {
-        using Kernel =
-            MaxBlurPlanes<T, typename decltype(form)::type, window, with_codes, typename decltype(of_config)::type>;
-        return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, maps, stream, error);
+        using Kernel = MaxBlurPlanes<T, Form, window, with_codes, typename decltype(of_config)::type>;
+        return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, maps, false, stream, error);
       };
       using Narrow = SmemMaxNarrow<T, window>;
       return (columns.groups <= Narrow::columns && queue_strips(Type<Narrow>{})) ||
@@ -270,12 +269,11 @@ bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* str
   const Filters& filters = arguments.filters;
   const Maps maps{arguments.grad, arguments.grad_strides, arguments.out, arguments.codes};
   return with_max_bands<true>(shape, filters, [&](auto form, auto window, const Band& rows, const Band& columns) {
-    using Kernel = MaxBackwardTile<T, typename decltype(form)::type,
-                                   MaxBandVector<T, typename decltype(form)::type, window>::backward, window>;
-    using Planes = MaxBackwardPlanes<T, typename decltype(form)::type, window>;
-    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, stream, error) ||
-           has_vectors<T>(shape, maps.x, maps.strides, Kernel::V * int64_t(sizeof(T))) &&
-               queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error);
+    using Form = typename decltype(form)::type;
+    using Planes = MaxBackwardPlanes<T, Form, window>;
+    using Kernel = MaxBackwardTile<T, Form, MaxBandVector<T, Form, window>::backward, window>;
+    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, true, stream, error) ||
+           queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error);
   });
 }
 

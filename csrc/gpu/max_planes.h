@@ -31,7 +31,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
   static_assert(Form::up == 1 && reach >= S && fields * Bits % 8 == 0 && fields * Bits <= 32 && lanes * Bits <= 64);
   using Argmax = RunningArgmax<T, lanes, Bits, WithCodes>;
 
-  int window_padding[2] = {}, pairs = -1;
+  int window_padding[2] = {};
   Codes codes;
 
   bool divide(const Shape& shape, int64_t count, int64_t& shared_bytes) {
@@ -42,11 +42,11 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
     this->row_groups = height.groups, this->column_groups = width.groups;
     if (WithCodes) {
       // Every maximum that has a code belongs to a strip: its own columns are among those that it reads.
-      if (-width.first < 0 || -width.first > N - fields || -height.first < 0) return false;
+      if (-width.first > N - fields) return false;
       this->row_groups = std::max(height.groups, int(ceil_div(height.sources - height.first - kept, S)));
       this->column_groups = std::max(width.groups, int(ceil_div(width.sources, S)));
     }
-    pairs = result_size[1] % 2 ? -1 : 0;
+    this->pairs = result_size[1] % 2 ? -1 : 0;
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
@@ -59,7 +59,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
     return Base::within(group * S + height.first, end, height.sources);
   }
   AABLUR_HOST_DEVICE Span source_rows(int group, int groups) const {
-    if (cut.band >= this->row_groups) return {0, source_size[0]};
+    if (this->is_whole()) return {0, source_size[0]};
     const Span rows = read(group, groups);
     return Base::within(rows.begin - window_padding[0], rows.end - window_padding[0] + Window - 1, source_size[0]);
   }
@@ -220,8 +220,8 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read(sums[j], (j - kept) % 2);
       float total[X];
-      Base::add_rows(tables.rows[height.row_of(group < height.groups ? group : 0)], sums, 0, total);
-      Base::store_row(to, pairs, group < result_size[0], has_result, total);
+      Base::add_rows(tables.rows[height.row_near(group)], sums, 0, total);
+      this->store_row(to, group < result_size[0], has_result, total);
     }
   }
 #endif
@@ -244,7 +244,7 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
   static constexpr int over = N + 3, codes_over = 16;              // bytes that words read along
   static_assert(columns * Bits <= 32);
 
-  int window_padding[2] = {}, pairs = -1;
+  int window_padding[2] = {};
   Codes codes;
 
   bool divide(const Shape& shape, int64_t count, int64_t& shared_bytes) {
@@ -255,12 +255,12 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     // Every element of the map belongs to a strip.
     this->row_groups = int(ceil_div(result_size[0] + window_padding[0] + height.origin, up));
     this->column_groups = int(ceil_div(result_size[1] + window_padding[1] + width.origin, up));
-    pairs = result_size[1] % 2 ? -1 : (width.origin + window_padding[1]) % 2;
+    this->pairs = result_size[1] % 2 ? -1 : (width.origin + window_padding[1]) % 2;
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
   AABLUR_HOST_DEVICE Span source_rows(int group, int groups) const {
-    if (cut.band >= this->row_groups) return {0, source_size[0]};
+    if (this->is_whole()) return {0, source_size[0]};
     return Base::within((group - E) * down + height.first, (group + groups - 1) * down + height.first + reach,
                         source_size[0]);
   }
@@ -322,13 +322,6 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
                          T* result, int begin, int some, int left) const {
     float across[G][Form::entries];
     this->weigh_columns(tables, left - E, across);
-    int column = (left - E) * down + width.first;
-    uint32_t keep[N];
-    AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) {
-      keep[j] = keeping_half<T>(j % halves, unsigned(column + j) < unsigned(source_size[1]));
-      pin(keep[j]);
-    }
     const int maximum = (left - E) * up - width.origin + First, x = left * up - width.origin - window_padding[1];
     uint32_t held = 0;  // the first bits of the fields of maxima that there are
     bool has_result[Y];
@@ -336,23 +329,18 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     for (int c = 0; c < columns; ++c) held |= uint32_t(unsigned(maximum + c) < unsigned(width.results)) << (c * Bits);
     AABLUR_UNROLL
     for (int c = 0; c < Y; ++c) has_result[c] = unsigned(x + c) < unsigned(result_size[1]);
-    column = column < -N ? -N : column < source_size[1] ? column : source_size[1];
-    int row = (begin - E) * down + height.first, p = (begin - E) * up - height.origin;
-    const int own_row = begin * up - height.origin, pitch = source_size[1] * int(sizeof(T)),
-              row_bits = int(codes.packing.row_bytes) * 8;
-    uint32_t at = shared_address(source + (row - rows.begin) * source_size[1] + column, shared);
-    const uint32_t zeros = shared_address(tables.zeros + over + column, shared);
+    int p = (begin - E) * up - height.origin;
+    const int own_row = begin * up - height.origin, row_bits = int(codes.packing.row_bytes) * 8;
+    typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, (begin - E) * down + height.first,
+                                     (left - E) * down + width.first);
     T* to = result + (p - window_padding[0]) * result_size[1] + x;
     int bit = int(reinterpret_cast<const char*>(row_codes) - shared) * 8 + p * row_bits + maximum * Bits;
 
     float sums[reach][X];
     auto read_row = [&](float (&sum)[X]) {
-      const Neighbours<T, N> neighbours(shared, rows.has(row) ? at : zeros);
       float value[N];
-      AABLUR_UNROLL
-      for (int j = 0; j < N; ++j) value[j] = kept_half<T>(neighbours.word[j / halves], j % halves, keep[j]);
+      strip.read(value);
       Base::template add_columns<First>(across, value, sum);
-      ++row, at += pitch;
     };
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) read_row(sums[reach - kept + j]);
@@ -362,16 +350,15 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
       Base::roll(sums);
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read_row(sums[j]);
-      const int of = group < 0 ? 0 : group < height.groups ? group : height.groups - 1;
-      const float* weight = tables.rows[height.row_of(of)];
+      const float* weight = tables.rows[height.row_near(group)];
       AABLUR_UNROLL
       for (int phase = 0; phase < up; ++phase) {
         float spread[X];
         Base::template add_rows<First>(weight, sums, phase, spread);
         const bool there = unsigned(p) < unsigned(height.results);
         select(there ? fields(shared, bit) : 0, there ? held : 0, spread, taken);
-        Base::store_row(to, pairs, p >= own_row && unsigned(p - window_padding[0]) < unsigned(result_size[0]),
-                        has_result, taken[0]);
+        this->store_row(to, p >= own_row && unsigned(p - window_padding[0]) < unsigned(result_size[0]), has_result,
+                        taken[0]);
         AABLUR_UNROLL
         for (int c = 0; c < Y; ++c) {
           AABLUR_UNROLL

@@ -164,7 +164,7 @@ struct MaxBlurTile : BandTiles<T, Form, V_, Groups, Groups, false> {
       Base::roll(sums);
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read(sums[j], (j - kept) % 2);
-      this->weigh(height, shared.rows, nullptr, height.row_of(group < height.groups ? group : 0), 0, down);
+      this->weigh(height, shared.rows, nullptr, height.row_near(group), 0, down);
       AABLUR_UNROLL
       for (int c = 0; c < X; ++c) {
         float total[V];
@@ -246,8 +246,7 @@ struct MaxBackwardTile : BandTiles<T, Form, V_, Groups + halo_groups<Form, Windo
       for (int k = 0; k < N; ++k) history[j][k] = history[reach - kept + j][k];
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read(history[j]);
-      const int of = group < 0 ? 0 : group < height.groups ? group : height.groups - 1;
-      this->weigh(height, shared.rows, nullptr, height.row_of(of), 0, down);
+      this->weigh(height, shared.rows, nullptr, height.row_near(group), 0, down);
       AABLUR_UNROLL
       for (int phase = 0; phase < up; ++phase) {
         const bool there = unsigned(p) < unsigned(height.results);
