@@ -42,7 +42,8 @@ struct Bands {
   static constexpr int taps = K, up = BandForm{K, S, is_backward, More}.up(),
                        down = BandForm{K, S, is_backward, More}.down(),
                        reach = BandForm{K, S, is_backward, More}.reach();
-  static constexpr int entries = up * reach;  // weights of a group: [phase][source]
+  static constexpr int entries = up * reach;                        // weights of a group: [phase][source]
+  static constexpr int origin = is_backward ? (K - 1) / 2 % S : 0;  // Band::origin, where padding is the default
   static_assert(entries <= 8 && K <= 8);
   // The weight of the further source where there is none: bits that no sum of taps has.
   static constexpr uint32_t absent = ~0u;

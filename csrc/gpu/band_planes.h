@@ -18,15 +18,16 @@
 
 namespace aablur::gpu {
 
-// What kernels of dense planes have in common: how planes are cut, and the weights. Of `Groups` groups of columns of a
-// strip the last `Own` are its own.
-template <class T, class Form_, class Config_, int Groups, int Own>
+// What kernels of dense planes have in common: how planes are cut, and the weights. A strip makes `Made` columns of
+// results, from the one with index First of its groups on; its own `Own` groups' begin with index Lead.
+template <class T, class Form_, class Config_, int First_, int Made_, int Own, int Lead>
 struct PlaneBands {
   using Form = Form_;
   using Config = Config_;
   using Thread = gpu::Thread<Config::threads>;
-  static constexpr int G = Groups, own = Own, up = Form::up, down = Form::down, reach = Form::reach;
-  static constexpr int kept = reach > down ? reach - down : 0, N = (G - 1) * down + reach, X = G * up;
+  static constexpr int up = Form::up, down = Form::down, reach = Form::reach, own = Own, First = First_, Made = Made_;
+  static constexpr int G = int(ceil_div(First + Made, up)), Y = own * up;  // groups it reads; its own columns
+  static constexpr int kept = reach > down ? reach - down : 0, N = (G - 1) * down + reach;
   static constexpr int halves = 4 / int(sizeof(T));  // elements of a word
   static constexpr bool has_codes = false;
 
@@ -35,9 +36,10 @@ struct PlaneBands {
   int source_size[2] = {}, result_size[2] = {};  // of a plane
   int planes = 0;
   Cut cut;  // rows are groups
+  Cover<up> strip_columns;
   Strips strips;
   Divisor bands;
-  int pairs = -1;  // of halves: the first column of a strip's results that begins a word in all rows, or -1
+  int pairs = 0;  // of halves: two that a strip stores side by side lie in a word, and are there both or neither
   int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
   const float *row_taps = nullptr, *column_taps = nullptr;     // null for binomials
   const T* x = nullptr;
@@ -63,6 +65,11 @@ struct PlaneBands {
   AABLUR_HOST_DEVICE static Span within(int begin, int end, int size) {
     auto clamped = [&](int v) { return v < 0 ? 0 : v < size ? v : size; };
     return {clamped(begin), clamped(end)};
+  }
+  void cover(int rows, int origin) {
+    strip_columns = Cover<up>(Lead, origin);
+    row_groups = rows, column_groups = strip_columns.groups(result_size[1]);
+    pairs = result_size[1] % 2 == 0 && strip_columns.start % 2 == 0;
   }
   AABLUR_HOST_DEVICE bool is_whole() const { return cut.band >= row_groups; }
   int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
@@ -151,79 +158,83 @@ struct PlaneBands {
     }
     __device__ void skip(int count) { row += count, at += count * pitch; }
   };
-  // Sums along the width, of results from First on.
-  template <int First = 0>
+  // Sums along the width.
   __device__ static void add_columns(const float (&across)[G][Form::entries], const float (&value)[N],
-                                     float (&sum)[X]) {
+                                     float (&sum)[Made]) {
     AABLUR_UNROLL
-    for (int c = First; c < X; ++c) {
+    for (int c = 0; c < Made; ++c) {
+      const int g = (First + c) / up, phase = (First + c) % up;
       float total = 0;
       AABLUR_UNROLL
       for (int j = 0; j < reach; ++j)
-        add_weighed<Form>(c % up, j, across[c / up][c % up * reach + j], value[c / up * down + j], total);
+        add_weighed<Form>(phase, j, across[g][phase * reach + j], value[g * down + j], total);
       sum[c] = total;
     }
   }
   // Row `phase` of a group of results: sums over rows.
-  template <int First = 0>
-  __device__ static void add_rows(const float* weight, const float (&sums)[reach][X], int phase, float (&total)[X]) {
+  __device__ static void add_rows(const float* weight, const float (&sums)[reach][Made], int phase,
+                                  float (&total)[Made]) {
     AABLUR_UNROLL
-    for (int c = First; c < X; ++c) {
+    for (int c = 0; c < Made; ++c) {
       total[c] = 0;
       AABLUR_UNROLL
       for (int j = 0; j < reach; ++j) add_weighed<Form>(phase, j, weight[phase * reach + j], sums[j][c], total[c]);
     }
   }
   // Hands the rows that the next group reads, too, on to it.
-  __device__ static void roll(float (&sums)[reach][X]) {
+  __device__ static void roll(float (&sums)[reach][Made]) {
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) AABLUR_UNROLL
-    for (int c = 0; c < X; ++c) sums[j][c] = sums[reach - kept + j][c];
+    for (int c = 0; c < Made; ++c) sums[j][c] = sums[reach - kept + j][c];
   }
-  // Stores a row of a strip.
+  // The bits of columns from `first` on that the result has.
   template <int Count>
-  __device__ void store_row(T* to, bool there, const bool (&has)[Count], const float (&value)[Count]) const {
+  __device__ static uint32_t columns_of(int first, int results) {
+    uint32_t columns = 0;
+    AABLUR_UNROLL
+    for (int c = 0; c < Count; ++c) columns |= uint32_t(unsigned(first + c) < unsigned(results)) << c;
+    pin(columns);
+    return columns;
+  }
+  // Stores those columns of a strip's row, from an address of shared memory on.
+  template <int Count>
+  __device__ void store_row(uint32_t to, uint32_t columns, const float (&value)[Count]) const {
     if constexpr (sizeof(T) == 4) {
       AABLUR_UNROLL
-      for (int c = 0; c < Count; ++c)
-        if (there && has[c]) to[c] = value[c];
+      for (int c = 0; c < Count; ++c) store_shared_if<4>(columns & 1u << c, to + 4 * c, bit_cast<uint32_t>(value[c]));
     } else {
-      if (pairs == 0) store_halves<0, true>(to, there, has, value);
-      else if (pairs == 1) store_halves<1, true>(to, there, has, value);
-      else store_halves<0, false>(to, there, has, value);
+      if (pairs) store_halves<true>(to, columns, value);
+      else store_halves<false>(to, columns, value);
     }
   }
-  // Rounded by twos. Where `Pairs`, those from column First on lie in a word, and are there both or neither.
-  template <int First, bool Pairs, int Count>
-  __device__ static void store_halves(T* to, bool there, const bool (&has)[Count], const float (&value)[Count]) {
-    auto store_half = [&](int c, uint32_t word, int half) {
-      if (there && has[c]) to[c] = bit_cast<T>(uint16_t(word >> (16 * half)));
-    };
+  // Rounded by twos, and stored so where `Pairs`.
+  template <bool Pairs, int Count>
+  __device__ static void store_halves(uint32_t to, uint32_t columns, const float (&value)[Count]) {
     AABLUR_UNROLL
-    for (int c = First; c < Count; c += 2) {
+    for (int c = 0; c < Count; c += 2) {
       const bool is_pair = c + 1 < Count;
       const uint32_t word = rounded_pair<T>(value[c], is_pair ? value[c + 1] : 0);
       if (Pairs && is_pair) {
-        if (there && has[c]) *reinterpret_cast<uint32_t*>(to + c) = word;
+        store_shared_if<4>(columns & 1u << c, to + 2 * c, word);
       } else {
-        store_half(c, word, 0);
-        if (is_pair) store_half(c + 1, word, 1);
+        store_shared_if<2>(columns & 1u << c, to + 2 * c, word);
+        if (is_pair) store_shared_if<2>(columns & 2u << c, to + 2 * c + 2, word >> 16);
       }
     }
-    if (First) store_half(0, rounded_pair<T>(value[0], 0), 0);
   }
 #endif
 };
 
 template <class T, class Form>
 using BlurPlanesBase =
-    PlaneBands<T, Form, PlanesConfig<T, Form>, PlanesConfig<T, Form>::columns, PlanesConfig<T, Form>::columns>;
+    PlaneBands<T, Form, PlanesConfig<T, Form>, Form::origin, PlanesConfig<T, Form>::columns * Form::up,
+               PlanesConfig<T, Form>::columns, Form::origin>;
 
 template <class T, class Form>
 struct BandPlanes : BlurPlanesBase<T, Form> {
   using Base = BlurPlanesBase<T, Form>;
-  using Base::height, Base::width, Base::cut, Base::G, Base::N, Base::X, Base::up, Base::down, Base::reach, Base::kept,
-      Base::halves, Base::source_size, Base::result_size;
+  using Base::height, Base::width, Base::cut, Base::G, Base::own, Base::N, Base::Y, Base::up, Base::down, Base::reach,
+      Base::kept, Base::halves, Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr int over = N + 3;  // elements before and behind the source that are read along with words
 
@@ -237,10 +248,9 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
     return Base::within(group * up - height.origin, (group + groups) * up - height.origin, height.results);
   }
   bool divide(const Shape&, int64_t count, int64_t& shared_bytes) {
-    this->row_groups = height.groups, this->column_groups = width.groups;
     source_size[0] = height.sources, source_size[1] = width.sources;
     result_size[0] = height.results, result_size[1] = width.results;
-    this->pairs = width.results % 2 ? -1 : width.origin % 2;
+    this->cover(height.groups, width.origin);
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
@@ -270,7 +280,8 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
     __syncthreads();
     this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
       blur(tables, shared, source + p * (rows.count() * width.sources), rows,
-           result + (p * made.count() - made.begin) * width.results, block.group + first, some, strip * G);
+           result + (p * made.count() - made.begin) * width.results, block.group + first, some,
+           this->strip_columns.left(strip * own));
     });
     __syncthreads();
     copy_out(to, result, block.planes * made.count() * width.results, thread);
@@ -281,15 +292,16 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
                        int some, int left) const {
     float across[G][Form::entries];
     this->weigh_columns(tables, left, across);
-    bool has_result[X];
-    AABLUR_UNROLL
-    for (int c = 0; c < X; ++c) has_result[c] = unsigned(left * up + c - width.origin) < unsigned(width.results);
+    const int x = this->strip_columns.first(left);
+    const uint32_t has_result = Base::template columns_of<Y>(x, width.results);
     typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, group * down + height.first,
                                      left * down + width.first);
-    T* to = result + (group * up - height.origin) * width.results + left * up - width.origin;
+    uint32_t to = shared_address(result + (group * up - height.origin) * width.results + x, shared),
+             pitch = width.results * int(sizeof(T));
+    pin(pitch);
 
-    float sums[reach][X];
-    auto read_row = [&](float (&sum)[X]) {
+    float sums[reach][Y];
+    auto read_row = [&](float (&sum)[Y]) {
       float value[N];
       strip.read(value);
       Base::add_columns(across, value, sum);
@@ -304,10 +316,11 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
       if (reach < down) strip.skip(down - reach);
       const float* weight = tables.rows[height.row_of(group)];
       AABLUR_UNROLL
-      for (int phase = 0; phase < up; ++phase, to += width.results) {
-        float total[X];
+      for (int phase = 0; phase < up; ++phase, to += pitch) {
+        float total[Y];
         Base::add_rows(weight, sums, phase, total);
-        this->store_row(to, unsigned(group * up + phase - height.origin) < unsigned(height.results), has_result, total);
+        const bool there = unsigned(group * up + phase - height.origin) < unsigned(height.results);
+        this->store_row(to, there ? has_result : 0, total);
       }
     }
   }

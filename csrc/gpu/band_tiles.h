@@ -47,42 +47,42 @@ AABLUR_HOST_DEVICE inline void fill_weights(const Band& band, const float* taps,
         weight_of<Form>(band, i / 8, i % 8, [&](int t) { return taps ? taps[t] : binomial<Form::taps>(t); });
 }
 
-// A vector, or words of `Fill` where there is none: without a branch, and without a choice for each element.
+// A vector, or words of `Fill` if `there` is 0: without a branch, and without a choice for each element.
 template <class P, uint32_t Fill = 0>
-AABLUR_HOST_DEVICE inline P load_if(bool there, const void* p) {
+AABLUR_HOST_DEVICE inline P load_if(uint32_t there, const void* p) {
 #if defined(__CUDA_ARCH__)
   if constexpr (sizeof(P) == 16) {
     uint4 v;
     asm("{ .reg .pred p; setp.ne.u32 p, %5, 0; mov.b32 %0, %6; mov.b32 %1, %6; mov.b32 %2, %6; mov.b32 %3, %6;"
         "@p ld.global.nc.v4.b32 {%0, %1, %2, %3}, [%4]; }"
         : "=&r"(v.x), "=&r"(v.y), "=&r"(v.z), "=&r"(v.w)
-        : "l"(p), "r"(uint32_t(there)), "n"(Fill));
+        : "l"(p), "r"(there), "n"(Fill));
     return bit_cast<P>(v);
   } else if constexpr (sizeof(P) == 8) {
     uint2 v;
     asm("{ .reg .pred p; setp.ne.u32 p, %3, 0; mov.b32 %0, %4; mov.b32 %1, %4;"
         "@p ld.global.nc.v2.b32 {%0, %1}, [%2]; }"
         : "=&r"(v.x), "=&r"(v.y)
-        : "l"(p), "r"(uint32_t(there)), "n"(Fill));
+        : "l"(p), "r"(there), "n"(Fill));
     return bit_cast<P>(v);
   } else if constexpr (sizeof(P) == 4) {
     uint32_t v;
     asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; mov.b32 %0, %3; @p ld.global.nc.b32 %0, [%1]; }"
         : "=&r"(v)
-        : "l"(p), "r"(uint32_t(there)), "n"(Fill));
+        : "l"(p), "r"(there), "n"(Fill));
     return bit_cast<P>(v);
   } else if constexpr (sizeof(P) == 2) {
     uint16_t v;
     asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; mov.b16 %0, %3; @p ld.global.nc.b16 %0, [%1]; }"
         : "=&h"(v)
-        : "l"(p), "r"(uint32_t(there)), "n"(Fill & 0xffff));
+        : "l"(p), "r"(there), "n"(Fill & 0xffff));
     return bit_cast<P>(v);
   } else {
     static_assert(sizeof(P) == 1, "1, 2, 4, 8 or 16 bytes");
     uint32_t v;
     asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; mov.b32 %0, %3; @p ld.global.nc.u8 %0, [%1]; }"
         : "=&r"(v)
-        : "l"(p), "r"(uint32_t(there)), "n"(Fill & 0xff));
+        : "l"(p), "r"(there), "n"(Fill & 0xff));
     return bit_cast<P>(uint8_t(v));
   }
 #else
@@ -90,22 +90,47 @@ AABLUR_HOST_DEVICE inline P load_if(bool there, const void* p) {
 #endif
 }
 
-// Stores bytes, or nothing: without a branch.
-template <class P>
-AABLUR_HOST_DEVICE inline void store_if(bool there, void* p, const P& value) {
+// A word of 1, 2 or 4 bytes, or another: without a branch.
+template <int Bytes>
+AABLUR_HOST_DEVICE inline uint32_t word_if(uint32_t there, const void* p, uint32_t other) {
 #if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(P) == 4) {
+  if constexpr (Bytes == 4)
+    asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.b32 %0, [%1]; }" : "+r"(other) : "l"(p), "r"(there));
+  else if constexpr (Bytes == 2)
+    asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.u16 %0, [%1]; }" : "+r"(other) : "l"(p), "r"(there));
+  else asm("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.global.nc.u8 %0, [%1]; }" : "+r"(other) : "l"(p), "r"(there));
+  return other;
+#else
+  return there ? widened(*static_cast<const Pixel<uint8_t, Bytes>*>(p)) : other;
+#endif
+}
+
+// Stores a vector, or nothing if `there` is 0: without a branch.
+template <class P>
+AABLUR_HOST_DEVICE inline void store_if(uint32_t there, void* p, const P& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(P) == 16) {
+    const auto v = bit_cast<uint4>(value);
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p st.global.v4.b32 [%0], {%1, %2, %3, %4}; }" ::"l"(p),
+                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(there)
+                 : "memory");
+  } else if constexpr (sizeof(P) == 8) {
+    const auto v = bit_cast<uint2>(value);
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.global.v2.b32 [%0], {%1, %2}; }" ::"l"(p), "r"(v.x),
+                 "r"(v.y), "r"(there)
+                 : "memory");
+  } else if constexpr (sizeof(P) == 4) {
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.b32 [%0], %1; }" ::"l"(p),
-                 "r"(bit_cast<uint32_t>(value)), "r"(uint32_t(there))
+                 "r"(bit_cast<uint32_t>(value)), "r"(there)
                  : "memory");
   } else if constexpr (sizeof(P) == 2) {
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.b16 [%0], %1; }" ::"l"(p),
-                 "h"(bit_cast<uint16_t>(value)), "r"(uint32_t(there))
+                 "h"(bit_cast<uint16_t>(value)), "r"(there)
                  : "memory");
   } else {
-    static_assert(sizeof(P) == 1, "1, 2 or 4 bytes");
+    static_assert(sizeof(P) == 1, "1, 2, 4, 8 or 16 bytes");
     asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.global.u8 [%0], %1; }" ::"l"(p),
-                 "r"(uint32_t(bit_cast<uint8_t>(value))), "r"(uint32_t(there))
+                 "r"(uint32_t(bit_cast<uint8_t>(value))), "r"(there)
                  : "memory");
   }
 #else
@@ -133,6 +158,20 @@ constexpr int64_t segment_of(int64_t groups, int64_t threads_a_row, int64_t mult
   const int64_t segments = std::clamp(multiprocessors * threads / threads_a_row, ceil_div(groups, longest), groups);
   return ceil_div(groups, segments);
 }
+
+// How strips of columns cover an axis: what is a strip's own begins with the result that has index `lead` in a group.
+// So where padding is the default, strips begin with the axis.
+template <int Up>
+struct Cover {
+  int start = 0;  // the result that group 0's own begin with
+
+  Cover() = default;
+  Cover(int lead, int origin) : start(lead - origin) {}
+  int groups(int results) const { return int(ceil_div(results - start, Up)) + (start > 0); }
+  // A strip's first group, of those counted from 0; and its first result.
+  AABLUR_HOST_DEVICE int left(int group) const { return group - (start > 0); }
+  AABLUR_HOST_DEVICE int first(int left) const { return left * Up + start; }
+};
 
 // What tiles of bands have in common: how maps lie, and the weights. Of `Groups` groups of columns that a thread has,
 // the last `Own` are its own.

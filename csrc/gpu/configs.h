@@ -54,12 +54,13 @@ struct MaxBandConfig {
 
 // ---- planes in shared memory -----------------------------------------------------------------------
 
-// Threads of a block; columns of the result that a thread makes side by side (a strip), and the most rows that it rolls
-// down (a segment). A block takes planes until it has `enough` bytes of shared memory: five or six such blocks are
-// resident in 228 KB, two in 100 KB, and being in different phases they keep memory busy.
-template <int Threads, int Columns, int Longest>
+// Threads of a block; columns of the result that a thread makes side by side (a strip); the most rows that it rolls
+// down (a segment), and to how many a segment's set-up comes. A block takes planes until it has `enough` KB of shared
+// memory: six or eight such blocks are resident in 228 KB, two or three in 100 KB, and being in different phases they
+// keep memory busy.
+template <int Threads, int Columns, int Longest, int SetUp, int Enough>
 struct SmemConfig {
-  static constexpr int threads = Threads, columns = Columns, longest = Longest, enough = 36 << 10;
+  static constexpr int threads = Threads, columns = Columns, longest = Longest, set_up = SetUp, enough = Enough << 10;
 };
 
 // The blur and its transpose: strips of two words, so that neighbours meet by twos in a bank; of float, whose columns
@@ -67,15 +68,15 @@ struct SmemConfig {
 template <class T, class Form>
 constexpr int strip_groups = std::max(1, (sizeof(T) == 2 ? 8 : 4) / (Form::up * Form::down));
 template <class T, class Form>
-struct PlanesConfig : SmemConfig<128, strip_groups<T, Form>, 16> {};
+struct PlanesConfig : SmemConfig<128, strip_groups<T, Form>, 16, 4, 36> {};
 
 // With a max, of so few strips more threads would find none. Wide strips take fewer instructions, narrow ones waste
 // fewer on maps that are narrow themselves; of windows of 3 the maxima of wide ones would not fit the registers.
 template <class T, int Window>
-struct SmemMax : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 8 : 4, 16> {};
+struct SmemMax : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 8 : 4, 16, 8, 36> {};
 template <class T, int Window>
-struct SmemMaxNarrow : SmemConfig<64, sizeof(T) == 2 ? 4 : 2, 16> {};
+struct SmemMaxNarrow : SmemConfig<64, sizeof(T) == 2 ? 4 : 2, 16, 8, 36> {};
 template <class T, int Window>
-struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 4 : 2, 16> {};
+struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 ? (Window == 2 ? 4 : 3) : 2, 16, 4, 28> {};
 
 }  // namespace aablur::gpu

@@ -19,9 +19,9 @@ AABLUR_HOST_DEVICE inline uint32_t bits_below(int count) {
 }
 
 template <class T, class Form, int Window, bool WithCodes, class Config = SmemMax<T, Window>>
-struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::columns> {
-  using Base = PlaneBands<T, Form, Config, Config::columns, Config::columns>;
-  using Base::height, Base::width, Base::cut, Base::G, Base::N, Base::X, Base::reach, Base::kept, Base::halves,
+struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::columns, 0> {
+  using Base = PlaneBands<T, Form, Config, 0, Config::columns, Config::columns, 0>;
+  using Base::height, Base::width, Base::cut, Base::G, Base::N, Base::Y, Base::reach, Base::kept, Base::halves,
       Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr bool has_codes = WithCodes, padded = Window == 3;
@@ -39,14 +39,13 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
       const Axis& axis = shape.axis[1 + a];
       window_padding[a] = int(axis.window_padding), source_size[a] = int(axis.size), result_size[a] = int(axis.out());
     }
-    this->row_groups = height.groups, this->column_groups = width.groups;
+    this->cover(height.groups, 0);
     if (WithCodes) {
       // Every maximum that has a code belongs to a strip: its own columns are among those that it reads.
       if (-width.first > N - fields) return false;
       this->row_groups = std::max(height.groups, int(ceil_div(height.sources - height.first - kept, S)));
-      this->column_groups = std::max(width.groups, int(ceil_div(width.sources, S)));
+      this->column_groups = std::max(this->column_groups, int(ceil_div(width.sources, S)));
     }
-    this->pairs = result_size[1] % 2 ? -1 : 0;
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
@@ -141,9 +140,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
         pin(lower[w]);
       }
     }
-    bool has_result[X];
-    AABLUR_UNROLL
-    for (int c = 0; c < X; ++c) has_result[c] = left + c < result_size[1];
+    const uint32_t has_result = Base::template columns_of<Y>(left, result_size[1]);
     int row = group * S + height.first, source_row = row - window_padding[0];
     const int own_end = group + some < this->row_groups ? (group + some) * S + height.first : height.sources;
     // A strip wholly outside of the map reads what lies beside it, whatever it is.
@@ -152,7 +149,9 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
     const int pitch = source_size[1] * int(sizeof(T));
     uint32_t at = shared_address(source + (source_row - rows.begin) * source_size[1] + column, shared);
     const uint32_t none = shared_address(tables.zeros + over + column, shared);
-    T* to = result + group * result_size[1] + left;
+    uint32_t to = shared_address(result + group * result_size[1] + left, shared),
+             result_pitch = result_size[1] * int(sizeof(T));
+    pin(result_pitch);
     [[maybe_unused]] const int row_bytes = int(codes.packing.row_bytes), code_shift = -width.first * Bits;
     [[maybe_unused]] uint32_t code_mask = 0, code_bytes = 0;
     if constexpr (WithCodes) {
@@ -184,7 +183,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
     for (int a = 0; a < Window - 1; ++a) along_width(first_rows[a]);
     RollingMaxima<Argmax, Window> rolling;
     rolling.start(first_rows, kept % 2);
-    auto read = [&](float (&sum)[X], bool is_second) {
+    auto read = [&](float (&sum)[Y], bool is_second) {
       Argmax newest;
       along_width(newest);
       Argmax maxima = rolling.next(newest, is_second);
@@ -207,42 +206,41 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, Config::columns, Config::colu
       Base::add_columns(across, value, sum);
       if (!there) {
         AABLUR_UNROLL
-        for (int c = 0; c < X; ++c) sum[c] = 0;
+        for (int c = 0; c < Y; ++c) sum[c] = 0;
       }
       ++row;
     };
-    float sums[reach][X];
+    float sums[reach][Y];
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) read(sums[reach - kept + j], (kept - j) % 2);
     AABLUR_NO_UNROLL
-    for (const int end = group + some; group < end; ++group, to += result_size[1]) {
+    for (const int end = group + some; group < end; ++group, to += result_pitch) {
       Base::roll(sums);
       AABLUR_UNROLL
       for (int j = kept; j < reach; ++j) read(sums[j], (j - kept) % 2);
-      float total[X];
+      float total[Y];
       Base::add_rows(tables.rows[height.row_near(group)], sums, 0, total);
-      this->store_row(to, group < result_size[0], has_result, total);
+      this->store_row(to, group < result_size[0] ? has_result : 0, total);
     }
   }
 #endif
 };
 
 template <class T, class Form, int Window>
-using MaxBackwardPlanesBase =
-    PlaneBands<T, Form, SmemMaxBackward<T, Window>, SmemMaxBackward<T, Window>::columns + halo_groups<Form, Window>,
-               SmemMaxBackward<T, Window>::columns>;
+using MaxBackwardPlanesBase = PlaneBands<T, Form, SmemMaxBackward<T, Window>, MaxStrip<Form, Window>::first,
+                                         SmemMaxBackward<T, Window>::columns * Form::up + Window - 1,
+                                         SmemMaxBackward<T, Window>::columns, MaxStrip<Form, Window>::lead>;
 
 template <class T, class Form, int Window>
 struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
   using Base = MaxBackwardPlanesBase<T, Form, Window>;
-  using Base::height, Base::width, Base::cut, Base::G, Base::own, Base::N, Base::X, Base::up, Base::down, Base::reach,
-      Base::kept, Base::halves, Base::source_size, Base::result_size;
+  using Base::height, Base::width, Base::cut, Base::G, Base::own, Base::N, Base::First, Base::Made, Base::Y, Base::up,
+      Base::down, Base::reach, Base::kept, Base::halves, Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr bool has_codes = true;
-  static constexpr int E = halo_groups<Form, Window>, halo = Window - 1, Bits = Window == 2 ? 2 : 4, Y = own * up;
-  static constexpr int First = E * up - halo, columns = Y + halo;  // of the results, those that count
-  static constexpr int over = N + 3, codes_over = 16;              // bytes that words read along
-  static_assert(columns * Bits <= 32);
+  static constexpr int E = halo_groups<Form, Window>, halo = Window - 1, Bits = Window == 2 ? 2 : 4;
+  static constexpr int over = N + 3, codes_over = 16;  // bytes that words read along
+  static_assert(Made * Bits <= 32);
 
   int window_padding[2] = {};
   Codes codes;
@@ -252,10 +250,8 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
       const Axis& axis = shape.axis[1 + a];
       window_padding[a] = int(axis.window_padding), source_size[a] = int(axis.out()), result_size[a] = int(axis.size);
     }
-    // Every element of the map belongs to a strip.
-    this->row_groups = int(ceil_div(result_size[0] + window_padding[0] + height.origin, up));
-    this->column_groups = int(ceil_div(result_size[1] + window_padding[1] + width.origin, up));
-    this->pairs = result_size[1] % 2 ? -1 : (width.origin + window_padding[1]) % 2;
+    this->cover(int(ceil_div(result_size[0] + window_padding[0] + height.origin, up)),
+                width.origin + window_padding[1]);
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
@@ -310,7 +306,8 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
       gather(tables, shared, source + p * (rows.count() * source_size[1]), rows,
              staged_codes + (p * maxima.count() - maxima.begin) * row_bytes,
-             result + (p * made.count() - made.begin) * result_size[1], block.group + first, some, strip * own);
+             result + (p * made.count() - made.begin) * result_size[1], block.group + first, some,
+             this->strip_columns.left(strip * own));
     });
     __syncthreads();
     copy_out(to, result, block.planes * made.count() * result_size[1], thread);
@@ -321,26 +318,37 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
   __device__ void gather(const Tables& tables, const char* shared, const T* source, Span rows, const uint8_t* row_codes,
                          T* result, int begin, int some, int left) const {
     float across[G][Form::entries];
-    this->weigh_columns(tables, left - E, across);
-    const int maximum = (left - E) * up - width.origin + First, x = left * up - width.origin - window_padding[1];
-    uint32_t held = 0;  // the first bits of the fields of maxima that there are
-    bool has_result[Y];
+    const int from = left - MaxStrip<Form, Window>::groups;  // the first group of columns that it reads
+    this->weigh_columns(tables, from, across);
+    const int maximum = from * up - width.origin + First, x = this->strip_columns.first(left);
+    uint32_t held = 0, behind = 0;  // fields of maxima that there are; codes of those behind the map
     AABLUR_UNROLL
-    for (int c = 0; c < columns; ++c) held |= uint32_t(unsigned(maximum + c) < unsigned(width.results)) << (c * Bits);
-    AABLUR_UNROLL
-    for (int c = 0; c < Y; ++c) has_result[c] = unsigned(x + c) < unsigned(result_size[1]);
+    for (int c = 0; c < Made; ++c) {
+      const uint32_t field = ((1u << Bits) - 1) << (c * Bits);
+      if (unsigned(maximum + c) < unsigned(width.results)) held |= field;
+      if (maximum + c >= width.results) behind |= field & last_column<Made, Window, Bits>;
+    }
+    pin(held), pin(behind);
+    const uint32_t has_result = Base::template columns_of<Y>(x, result_size[1]);
     int p = (begin - E) * up - height.origin;
-    const int own_row = begin * up - height.origin, row_bits = int(codes.packing.row_bytes) * 8;
+    // Rows of maxima whose first element is this segment's, and in the map.
+    const int own_row = begin * up - height.origin,
+              first_own = own_row > window_padding[0] ? own_row : window_padding[0];
+    uint32_t stored = first_own, stored_rows = window_padding[0] + result_size[0] - first_own,
+             row_bits = codes.packing.row_bytes * 8;
+    pin(stored), pin(stored_rows), pin(row_bits);
     typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, (begin - E) * down + height.first,
-                                     (left - E) * down + width.first);
-    T* to = result + (p - window_padding[0]) * result_size[1] + x;
+                                     from * down + width.first);
+    uint32_t to = shared_address(result + (p - window_padding[0]) * result_size[1] + x, shared),
+             pitch = result_size[1] * int(sizeof(T));
+    pin(pitch);
     int bit = int(reinterpret_cast<const char*>(row_codes) - shared) * 8 + p * row_bits + maximum * Bits;
 
-    float sums[reach][X];
-    auto read_row = [&](float (&sum)[X]) {
+    float sums[reach][Made];
+    auto read_row = [&](float (&sum)[Made]) {
       float value[N];
       strip.read(value);
-      Base::template add_columns<First>(across, value, sum);
+      Base::add_columns(across, value, sum);
     };
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) read_row(sums[reach - kept + j]);
@@ -353,19 +361,20 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
       const float* weight = tables.rows[height.row_near(group)];
       AABLUR_UNROLL
       for (int phase = 0; phase < up; ++phase) {
-        float spread[X];
-        Base::template add_rows<First>(weight, sums, phase, spread);
+        float spread[Made];
+        Base::add_rows(weight, sums, phase, spread);
         const bool there = unsigned(p) < unsigned(height.results);
-        select(there ? fields(shared, bit) : 0, there ? held : 0, spread, taken);
-        this->store_row(to, p >= own_row && unsigned(p - window_padding[0]) < unsigned(result_size[0]), has_result,
-                        taken[0]);
+        const uint32_t below = p < height.results ? 0 : last_row<Made, Window, Bits>;
+        const Selection<Window, Bits> selection((fields(shared, there ? bit : 0) & (there ? held : 0)) | behind |
+                                                below);
         AABLUR_UNROLL
-        for (int c = 0; c < Y; ++c) {
-          AABLUR_UNROLL
-          for (int a = 0; a < halo; ++a) taken[a][c] = taken[a + 1][c];
-          taken[halo][c] = 0;
-        }
-        ++p, to += result_size[1], bit += row_bits;
+        for (int b = 0; b < Made; ++b)
+          selection.template add<Y>(b, spread[b], b - halo, [&](int a, int x) -> float& { return taken[a][x]; });
+        this->store_row(to, p - stored < stored_rows ? has_result : 0, taken[0]);
+        AABLUR_UNROLL
+        for (int a = 0; a < halo; ++a) AABLUR_UNROLL
+        for (int c = 0; c < Y; ++c) taken[a][c] = taken[a + 1][c];
+        ++p, to += pitch, bit += row_bits;
       }
     }
   }
@@ -373,20 +382,6 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
   __device__ static uint32_t fields(const char* shared, int bit) {
     const auto words = reinterpret_cast<const uint32_t*>(shared) + (bit >> 5);
     return bits_from(words[0], words[1], uint32_t(bit));
-  }
-  // Adds maxima's gradients to the elements that their codes name.
-  __device__ static void select(uint32_t codes, uint32_t held, const float (&spread)[X], float (&taken)[Window][Y]) {
-    AABLUR_UNROLL
-    for (int c = 0; c < Window * Window; ++c) {
-      uint32_t found = held;  // the first bit of each field that has code c
-      AABLUR_UNROLL
-      for (int i = 0; i < Bits; ++i) found &= c >> i & 1 ? codes >> i : ~(codes >> i);
-      AABLUR_UNROLL
-      for (int b = 0; b < columns; ++b) {
-        const int to = b - halo + c % Window;
-        if (to >= 0 && to < Y && found >> (b * Bits) & 1) taken[c / Window][to] += spread[First + b];
-      }
-    }
   }
 #endif
 };

@@ -176,69 +176,164 @@ struct MaxBlurTile : BandTiles<T, Form, V_, Groups, Groups, false> {
   }
 };
 
+// A value where a word has one of the bits of `mask` (or, if not Any, none), else 0: without a branch.
+template <bool Any>
+AABLUR_HOST_DEVICE inline float value_if(uint32_t word, uint32_t mask, float value) {
+#if defined(__CUDA_ARCH__)
+  float kept;
+  if constexpr (Any)
+    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %1, %2; setp.ne.u32 p, t, 0; selp.f32 %0, %3, 0f00000000, p; }"
+        : "=f"(kept)
+        : "r"(word), "r"(mask), "f"(value));
+  else
+    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %1, %2; setp.ne.u32 p, t, 0; selp.f32 %0, 0f00000000, %3, p; }"
+        : "=f"(kept)
+        : "r"(word), "r"(mask), "f"(value));
+  return kept;
+#else
+  return ((word & mask) != 0) == Any ? value : 0;
+#endif
+}
+// Adds a value there.
+template <bool Any>
+AABLUR_HOST_DEVICE inline void add_if(uint32_t word, uint32_t mask, float value, float& sum) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (Any)
+    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %1, %2; setp.ne.u32 p, t, 0; @p add.f32 %0, %0, %3; }"
+        : "+f"(sum)
+        : "r"(word), "r"(mask), "f"(value));
+  else
+    asm("{ .reg .pred p; .reg .b32 t; and.b32 t, %1, %2; setp.ne.u32 p, t, 0; @!p add.f32 %0, %0, %3; }"
+        : "+f"(sum)
+        : "r"(word), "r"(mask), "f"(value));
+#else
+  if (((word & mask) != 0) == Any) sum += value;
+#endif
+}
+
+// Codes of an element of the last column, or row, of the window, in each of V fields: they stand for maxima behind the
+// map, whose elements there nobody stores.
+template <int V, int Window, int Bits>
+constexpr uint32_t last_column = uint32_t(repeated<V, Bits>(Window - 1));
+template <int V, int Window, int Bits>
+constexpr uint32_t last_row = uint32_t(repeated<V, Bits>((Window - 1) * Window));
+
+// Where the codes of a word send the gradients of maxima: by the row to one of `Window` parts, of which the column says
+// where they are added.
+template <int Window, int Bits>
+struct Selection {
+  uint32_t below, lowest, column;  // bits of a field: below the first row, in the last; the column
+
+  AABLUR_HOST_DEVICE explicit Selection(uint32_t codes) : below(codes), lowest(codes), column(codes) {
+    if (Window == 2) return;
+    constexpr uint32_t ones = uint32_t(repeated<32 / Bits, Bits>(1));
+    below = codes + 5 * ones, lowest = codes + 2 * ones;  // bit 3: at least 3, at least 6
+    column = codes - 3 * ((below >> 3 & ones) + (lowest >> 3 & ones));
+  }
+  // Adds a lane's value: to sum(row, column) of columns [0, Columns), where the window begins with column `first`.
+  // Nothing has been added to the last row before its last column.
+  template <int Columns, class Sum>
+  AABLUR_HOST_DEVICE void add(int lane, float value, int first, Sum&& sum) const {
+    const uint32_t bit = 1u << (lane * Bits), row = bit << (Window == 2 ? 1 : 3);
+    float part[Window];
+    part[0] = value_if<false>(below, row, value);
+    part[Window - 1] = value_if<true>(lowest, row, value);
+    if constexpr (Window == 3) part[1] = value_if<false>(lowest, row, value_if<true>(below, row, value));
+    AABLUR_UNROLL
+    for (int a = 0; a < Window; ++a) AABLUR_UNROLL
+    for (int c = 0; c < Window; ++c) {
+      const int x = first + c;
+      if (x < 0 || x >= Columns) continue;
+      if (c == 0) add_if<false>(column, Window == 2 ? bit : 3 * bit, part[a], sum(a, x));
+      else if (c + 1 < Window || a + 1 < Window) add_if<true>(column, c * bit, part[a], sum(a, x));
+      else sum(a, x) = value_if<true>(column, c * bit, part[a]);
+    }
+  }
+};
+
 // Groups before a thread's own whose columns of maxima have windows that reach into those.
 template <class Form, int Window>
 constexpr int halo_groups = int(ceil_div(Window - 1, Form::up));
 
+// Of a strip's columns of maxima, whose windows begin Window - 1 before its own elements: the groups before its own
+// that they take, and indices.
+template <class Form, int Window>
+struct MaxStrip {
+  static constexpr int halo = Window - 1, padding = Window / 3, lead = Form::origin + padding;  // as is the default
+  static constexpr int groups = lead >= halo ? 0 : int(ceil_div(halo - lead, Form::up));
+  static constexpr int first = groups * Form::up + lead - halo;
+  static constexpr int reads(int own) { return int(ceil_div(first + own * Form::up + halo, Form::up)); }
+};
 template <class T, class Form, int V_, int Window, int Groups = 2>
-struct MaxBackwardTile : BandTiles<T, Form, V_, Groups + halo_groups<Form, Window>, Groups, false> {
-  static constexpr int E = halo_groups<Form, Window>;
-  using Base = BandTiles<T, Form, V_, Groups + E, Groups, false>;
+struct MaxBackwardTile : BandTiles<T, Form, V_, MaxStrip<Form, Window>::reads(Groups), Groups, false> {
+  using Base = BandTiles<T, Form, V_, MaxStrip<Form, Window>::reads(Groups), Groups, false>;
   using Base::height, Base::width, Base::N, Base::X, Base::V, Base::G, Base::own, Base::reach, Base::kept;
   using typename Base::Shared, typename Base::Tile, typename Base::Vector;
   static constexpr bool has_codes = true;
   static constexpr int up = Form::up, halo = Window - 1, Bits = Window == 2 ? 2 : 4, Y = own * up;
-  using Word = Pixel<uint8_t, V * Bits / 8>;
+  static constexpr int E = halo_groups<Form, Window>;
+  static constexpr int First = MaxStrip<Form, Window>::first, Made = Y + halo;  // columns of maxima
+  static_assert(V * Bits <= 32);
 
   int window_padding[2] = {}, size[2] = {};
   PixelCodes codes;
+  Cover<up> strip_columns;
 
   // Every element of the map belongs to a tile.
   void divide(const Shape& shape) {
     for (int a = 0; a < 2; ++a)
       window_padding[a] = int(shape.axis[1 + a].window_padding), size[a] = int(shape.axis[1 + a].size);
     this->row_groups = int(ceil_div(size[0] + window_padding[0] + height.origin, up));
-    this->column_groups = int(ceil_div(size[1] + window_padding[1] + width.origin, up));
+    strip_columns = Cover<up>(MaxStrip<Form, Window>::lead, width.origin + window_padding[1]);
+    this->column_groups = strip_columns.groups(size[1]);
   }
 
   AABLUR_HOST_DEVICE void run(uint32_t i, const Shared& shared) const {
     const Tile tile(*this, i);
-    const uint32_t from = this->source_of(tile);
+    const int left = strip_columns.left(tile.left), from = left - MaxStrip<Form, Window>::groups;
     float across[G][Form::entries][1], down[Form::entries][1];
-    this->weigh_columns(shared, tile.left - E, 0, across);
-    bool has_source[N];
-    const int first_column = (tile.left - E) * Form::down + width.first;
+    this->weigh_columns(shared, from, 0, across);
+    uint32_t has_source = 0;  // bits of columns
+    const int first_column = from * Form::down + width.first;
     AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) has_source[j] = unsigned(first_column + j) < unsigned(width.sources);
+    for (int j = 0; j < N; ++j) has_source |= uint32_t(unsigned(first_column + j) < unsigned(width.sources)) << j;
     // Columns of maxima from this one on; results from `first` on.
-    const int maxima = (tile.left - E) * up - width.origin, first = tile.left * up - width.origin - window_padding[1];
-    bool has_maximum[X], has_result[Y];
+    const int maximum = from * up - width.origin + First, first = strip_columns.first(left);
+    uint32_t has_maximum = 0, has_result = 0, behind[Made];  // bits of columns; codes that stand for none
     AABLUR_UNROLL
-    for (int c = 0; c < X; ++c) has_maximum[c] = unsigned(maxima + c) < unsigned(width.results);
+    for (int c = 0; c < Made; ++c) {
+      has_maximum |= uint32_t(unsigned(maximum + c) < unsigned(width.results)) << c;
+      behind[c] = maximum + c < width.results ? 0 : last_column<V, Window, Bits>;
+      pin(behind[c]);
+    }
     AABLUR_UNROLL
-    for (int c = 0; c < Y; ++c) has_result[c] = unsigned(first + c) < unsigned(size[1]);
+    for (int c = 0; c < Y; ++c) has_result |= uint32_t(unsigned(first + c) < unsigned(size[1])) << c;
+    pin(has_source), pin(has_maximum), pin(has_result);
 
     int row = (tile.top - E) * Form::down + height.first;  // of the source
-    int at[N];
-    AABLUR_UNROLL
-    for (int j = 0; j < N; ++j) at[j] = (first_column + j) * int(this->x_pixel);
-    int p = (tile.top - E) * up - height.origin;  // row of maxima
-    const int own_row = tile.top * up - height.origin;
-    uint32_t to = this->result_of(tile, p - window_padding[0], first);
-    uint32_t code_at =
-        tile.image * codes.image + tile.lane * uint32_t(sizeof(Word)) + p * codes.row + maxima * codes.pixel;
+    int p = (tile.top - E) * up - height.origin;           // of the maxima
+    // Rows of maxima whose first element is this tile's, and in the map.
+    const int own_row = tile.top * up - height.origin,
+              first_own = own_row > window_padding[0] ? own_row : window_padding[0];
+    uint32_t stored = first_own, stored_rows = window_padding[0] + size[0] - first_own;
+    pin(stored), pin(stored_rows);
+    const char* at =
+        this->x + this->source_of(tile) + row * int64_t(this->x_row) + first_column * int64_t(this->x_pixel);
+    char* to = this->out + this->result_of(tile, 0, 0) + (p - window_padding[0]) * int64_t(this->out_row) +
+               first * int64_t(this->out_pixel);
+    const uint8_t* word_at = codes.data + tile.image * codes.image + tile.lane * (V * Bits / 8) +
+                             p * int64_t(codes.row) + maximum * int64_t(codes.pixel);
 
     Vector history[reach][N];
     auto read = [&](Vector(&vector)[N]) {
-      const bool there = unsigned(row) < unsigned(height.sources);
-      const char* const begin = this->x + (from + uint32_t(row) * this->x_row);
+      const uint32_t there = unsigned(row) < unsigned(height.sources) ? has_source : 0;
       AABLUR_UNROLL
-      for (int j = 0; j < N; ++j) vector[j] = load_if<Vector>(there && has_source[j], begin + at[j]);
-      ++row;
+      for (int j = 0; j < N; ++j) vector[j] = load_if<Vector>(there & 1u << j, at + j * this->x_pixel);
+      ++row, at += this->x_row;
     };
     AABLUR_UNROLL
     for (int j = 0; j < kept; ++j) read(history[reach - kept + j]);
-    float sums[Window][Y][V] = {};  // of the rows that windows from row p on hold
+    float sums[Window][Y][V] = {};  // of the rows that windows from row p on hold, row p % Window first
     AABLUR_NO_UNROLL
     for (int group = tile.top - E; group < tile.end; ++group) {
       AABLUR_UNROLL
@@ -249,7 +344,8 @@ struct MaxBackwardTile : BandTiles<T, Form, V_, Groups + halo_groups<Form, Windo
       this->weigh(height, shared.rows, nullptr, height.row_near(group), 0, down);
       AABLUR_UNROLL
       for (int phase = 0; phase < up; ++phase) {
-        const bool there = unsigned(p) < unsigned(height.results);
+        const uint32_t held = unsigned(p) < unsigned(height.results) ? has_maximum : 0;
+        const uint32_t below = p < height.results ? 0 : last_row<V, Window, Bits>;
         float column[N][V];
         AABLUR_UNROLL
         for (int k = 0; k < N; ++k) AABLUR_UNROLL
@@ -260,55 +356,38 @@ struct MaxBackwardTile : BandTiles<T, Form, V_, Groups + halo_groups<Form, Windo
             add_weighed<Form>(phase, j, down[phase * reach + j][0], element(history[j][k], l), column[k][l]);
         }
         AABLUR_UNROLL
-        for (int c = E * up - halo; c < X; ++c) {
+        for (int c = 0; c < Made; ++c) {
+          const int g = (First + c) / up, kind = (First + c) % up;
           float spread[V];
           AABLUR_UNROLL
           for (int l = 0; l < V; ++l) {
             spread[l] = 0;
             AABLUR_UNROLL
             for (int j = 0; j < reach; ++j)
-              add_weighed<Form>(c % up, j, across[c / up][c % up * reach + j][0], column[c / up * Form::down + j][l],
-                                spread[l]);
+              add_weighed<Form>(kind, j, across[g][kind * reach + j][0], column[g * Form::down + j][l], spread[l]);
           }
-          const bool is_there = there && has_maximum[c];
-          const Word word = load_if<Word>(is_there, codes.data + (code_at + c * codes.pixel));
-          select(word, is_there, spread, c - E * up, sums);
+          const uint32_t word = word_if<V * Bits / 8>(held & 1u << c, word_at + c * codes.pixel, behind[c]);
+          const Selection<Window, Bits> selection(word | below);
+          AABLUR_UNROLL
+          for (int l = 0; l < V; ++l)
+            selection.template add<Y>(l, spread[l], c - halo,
+                                      [&](int a, int x) -> float& { return sums[(phase + a) % Window][x][l]; });
         }
-        const bool is_row = p >= own_row && unsigned(p - window_padding[0]) < unsigned(size[0]);
+        const uint32_t stores = p - stored < stored_rows ? has_result : 0;
         AABLUR_UNROLL
         for (int c = 0; c < Y; ++c)
-          if (is_row && has_result[c])
-            *reinterpret_cast<Vector*>(this->out + (to + c * this->out_pixel)) = rounded<T, V>(sums[0][c]);
-        AABLUR_UNROLL
-        for (int c = 0; c < Y; ++c) AABLUR_UNROLL
-        for (int l = 0; l < V; ++l) {
-          AABLUR_UNROLL
-          for (int a = 0; a < halo; ++a) sums[a][c][l] = sums[a + 1][c][l];
-          sums[halo][c][l] = 0;
-        }
-        ++p, to += this->out_row, code_at += codes.row;
+          store_if(stores & 1u << c, to + c * this->out_pixel, rounded<T, V>(sums[phase % Window][c]));
+        ++p, to += this->out_row, word_at += codes.row;
       }
-    }
-  }
-
-  // Adds maxima's gradients to the elements that their codes name; `first` is the column of the first of the window.
-  AABLUR_HOST_DEVICE static void select(const Word& word, bool is_there, const float (&spread)[V], int first,
-                                        float (&sums)[Window][Y][V]) {
-    static_assert(V * Bits <= 32);
-    uint32_t codes = 0;
-    AABLUR_UNROLL
-    for (int i = 0; i < int(sizeof(Word)); ++i) codes |= uint32_t(word.element[i]) << (8 * i);
-    const uint32_t held = is_there ? repeated<V, Bits>(1) : 0;
-    AABLUR_UNROLL
-    for (int c = 0; c < Window * Window; ++c) {
-      const int x = first + c % Window;
-      if (x < 0 || x >= Y) continue;
-      uint32_t found = held;  // the first bit of each field that has code c
+      float next[Window][Y][V];
       AABLUR_UNROLL
-      for (int i = 0; i < Bits; ++i) found &= c >> i & 1 ? codes >> i : ~(codes >> i);
+      for (int a = 0; a < Window; ++a) AABLUR_UNROLL
+      for (int c = 0; c < Y; ++c) AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) next[a][c][l] = sums[(up + a) % Window][c][l];
       AABLUR_UNROLL
-      for (int l = 0; l < V; ++l)
-        if (found >> (l * Bits) & 1) sums[c / Window][x][l] += spread[l];
+      for (int a = 0; a < halo; ++a) AABLUR_UNROLL
+      for (int c = 0; c < Y; ++c) AABLUR_UNROLL
+      for (int l = 0; l < V; ++l) sums[a][c][l] = next[a][c][l];
     }
   }
 };

@@ -26,40 +26,54 @@ struct Cut {
   int planes = 1, band = 1, segment = 1;  // planes a block, groups of rows a block, a thread
 
   // Of `planes` planes of `rows` groups of rows in `strips` strips; shared_bytes(cut) is the shared memory that a block
-  // then needs.
+  // then needs. Of the cuts that are possible it is one of least work: of rows that warps execute, idle lanes counted,
+  // with what each segment and each block set up.
   //
-  // - A segment is long: what a thread sets up, and what it reads of its neighbours, is little beside it. A plane's are
-  //   alike.
-  // - A band has as many segments as a block has `threads` for.
-  // - A block takes planes until it has `enough` in shared memory, for what it sets up to be little beside them, too.
-  //   Five or six such blocks are on an SM of 228 KB, two in 100 KB; they are in different phases, which
-  //   keeps memory busy.
-  // - Of up to twice as few planes, those that leave least lanes of warps idle beside what a block sets up, which is as
-  //   much as some `setup` rows of a strip.
+  // - A plane's segments are alike, and not longer than `longest`.
+  // - A band, where a plane does not fit, has as many segments as a block has `threads` for.
+  // - A block takes at most as many planes as have `enough` bytes in shared memory, for several to be resident: in
+  //   different phases they keep memory busy. At least half as many, for what it sets up to be little beside them.
   // - Of many planes it takes a multiple of 8: all blocks begin at whole 16-byte vectors.
   // - A few planes are spread over all SMs.
   template <class Config, class SharedBytes>
   static Cut of(int64_t planes, int64_t rows, int64_t strips, SharedBytes&& shared_bytes) {
-    constexpr int64_t longest = Config::longest, enough = Config::enough, threads = Config::threads;
-    constexpr int64_t least_blocks = 512, many = 16, setup = 5, warp = 32;
-    Cut cut;
-    const int64_t segments = ceil_div(rows, longest), high = std::max<int64_t>(1, threads / strips);
-    cut.segment = int(ceil_div(rows, segments));
-    cut.band = int(std::min(rows, cut.segment * high));
-    while (cut.band > cut.segment && shared_bytes(cut) > most_shared_bytes)
-      cut.band = int(cut.segment * (ceil_div(cut.band, cut.segment) - 1));
-    if (cut.band < rows) return cut;
-    Cut more = cut;
-    more.planes = 1 + many;
-    const int64_t one = shared_bytes(cut), fit = 1 + (enough - one) * many / (shared_bytes(more) - one);
-    const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(planes, least_blocks)));
-    const int64_t items = strips * ceil_div(rows, cut.segment), step = most > many ? 8 : 1;
-    auto executed = [&](int64_t p) { return ceil_div(p * items, warp) * warp * cut.segment + setup * threads; };
-    int64_t best = most / step * step;
-    for (int64_t p = best - step; p >= ceil_div(most, 2); p -= step)
-      if (executed(p) * best < executed(best) * p) best = p;
-    cut.planes = int(best);
-    return cut;
+    constexpr int64_t enough = Config::enough, threads = Config::threads, shortest = 4;
+    constexpr int64_t least_blocks = 512, many = 16, warp = 32;
+    constexpr int64_t block_set_up = 5;  // rows of each thread
+    auto executed = [&](int64_t segments, int64_t segment) {
+      return ceil_div(segments * strips, warp) * warp * (segment + Config::set_up) + block_set_up * threads;
+    };
+    Cut best;
+    int64_t least = 0;
+    auto take = [&](const Cut& cut, int64_t work) {  // work: of cut.planes planes
+      if (least != 0 && work * best.planes >= least * cut.planes) return;
+      best = cut, least = work;
+    };
+    const int64_t high = std::max<int64_t>(1, threads / strips);
+    const int64_t fewest = ceil_div(rows, int64_t(Config::longest));
+    for (int64_t n = fewest; n == fewest || ceil_div(rows, n) >= shortest; ++n) {
+      Cut cut;
+      cut.segment = int(ceil_div(rows, n));
+      const int64_t segments = ceil_div(rows, cut.segment);
+      cut.band = int(std::min(rows, cut.segment * high));
+      while (cut.band > cut.segment && shared_bytes(cut) > most_shared_bytes)
+        cut.band = int(cut.segment * (ceil_div(cut.band, cut.segment) - 1));
+      if (cut.band < rows) {
+        const int64_t each = cut.band / cut.segment, rest = segments % each;
+        take(cut, segments / each * executed(each, cut.segment) + (rest ? executed(rest, cut.segment) : 0));
+        continue;
+      }
+      Cut more = cut;
+      more.planes = 1 + many;
+      const int64_t one = shared_bytes(cut), fit = 1 + (enough - one) * many / (shared_bytes(more) - one);
+      const int64_t most = std::max<int64_t>(1, std::min(fit, ceil_div(planes, least_blocks)));
+      const int64_t step = most > many ? 8 : 1;
+      for (int64_t p = most / step * step; p >= ceil_div(most, 2); p -= step) {
+        cut.planes = int(p);
+        take(cut, executed(p * segments, cut.segment));
+      }
+    }
+    return best;
   }
 };
 
@@ -168,6 +182,21 @@ AABLUR_HOST_DEVICE inline uint32_t load_shared([[maybe_unused]] const char* shar
   std::memcpy(&word, shared + at, sizeof word);
 #endif
   return word;
+}
+
+// Stores a word, or its lower half, or nothing if `there` is 0: without a branch.
+template <int Bytes>
+AABLUR_HOST_DEVICE inline void store_shared_if([[maybe_unused]] uint32_t there, [[maybe_unused]] uint32_t at,
+                                               [[maybe_unused]] uint32_t word) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (Bytes == 4)
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.shared.b32 [%0], %1; }" ::"r"(at), "r"(word), "r"(there)
+                 : "memory");
+  else
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p st.shared.b16 [%0], %1; }" ::"r"(at), "h"(uint16_t(word)),
+                 "r"(there)
+                 : "memory");
+#endif
 }
 
 // N neighbours of a row in shared memory, from anywhere: read by words.

@@ -58,6 +58,15 @@ AABLUR_HOST_DEVICE inline P truncated(uint32_t word) {
   return pixel;
 }
 
+// A word of bytes.
+template <class P>
+AABLUR_HOST_DEVICE inline uint32_t widened(const P& pixel) {
+  uint32_t word = 0;
+  AABLUR_UNROLL
+  for (int i = 0; i < int(sizeof(P)); ++i) word |= uint32_t(pixel.element[i]) << (8 * i);
+  return word;
+}
+
 template <class T>
 AABLUR_HOST_DEVICE inline uint32_t rounded_pair(float low, float high) {
   uint32_t word = 0;
