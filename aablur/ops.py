@@ -317,15 +317,19 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
     taps replaced by the direction's: linear in grad and x, and in the taps of the other axes.
     """
     grad, x, taps = ctx.saved_tensors
-    axes = _geometry("blur_pool", *ctx.args).axes
-    axis_of_tap = torch.tensor([i for i, a in enumerate(axes) for _ in range(a.taps)], device=taps.device)
+    sizes = [a.taps for a in _geometry("blur_pool", *ctx.args).axes]
     needs_grad, needs_x, needs_taps = ctx.needs_input_grad[:3]
     wide = reference.accumulator_dtype(x.dtype)
     wide_x, wide_grad = x.to(wide), grad.to(wide)  # shares are added before they are rounded
     grad_grad = grad_x = grad_taps = None
-    for axis in range(len(ctx.size)):
-        own = axis_of_tap == axis
-        replaced = torch.where(own, direction, taps)
+    for axis in range(len(sizes)):
+
+        def with_own(own: Tensor, others: Tensor, axis: int = axis) -> Tensor:
+            """The columns of this axis from one, those of the other axes from the other."""
+            pairs = zip(own.split(sizes, 1), others.split(sizes, 1), strict=True)
+            return torch.cat([a if i == axis else b for i, (a, b) in enumerate(pairs)], 1)
+
+        replaced = with_own(direction, taps)
         if needs_grad:
             share = call("blur_pool", wide_x, replaced, *ctx.args)
             grad_grad = share if grad_grad is None else grad_grad + share
@@ -333,7 +337,8 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
             share = call("blur_pool_backward", wide_grad, replaced, ctx.size, *ctx.args, ctx.channels_last)
             grad_x = share if grad_x is None else grad_x + share
         if needs_taps:
-            share = torch.where(own, 0, call("blur_pool_backward_taps", grad, x, replaced, *ctx.args))
+            share = call("blur_pool_backward_taps", grad, x, replaced, *ctx.args)
+            share = with_own(torch.zeros_like(share), share)
             grad_taps = share if grad_taps is None else grad_taps + share
     grad_grad, grad_x = (g if g is None else g.to(x.dtype) for g in (grad_grad, grad_x))
     return grad_grad, grad_x, grad_taps, *[None] * len(ctx.args)

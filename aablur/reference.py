@@ -51,11 +51,37 @@ def max_pool(x: Tensor, geometry: Geometry) -> Tensor:
     return pool(x, window, 1, padding, [a.window_dilation for a in geometry.axes])
 
 
+_rows: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def binomial_row(taps: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """(1, taps) on the device of `like`. Copied there once: copies from the host wait, and CUDA graphs capture none."""
+    key = taps, dtype, like.device
+    if type(like) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active():
+        return filled_row(taps, dtype, like)
+    if torch.compiler.is_compiling():
+        return filled_row(taps, dtype, like)
+    row = _rows.get(key)
+    if row is None:
+        if like.is_cuda and torch.cuda.is_current_stream_capturing():
+            return filled_row(taps, dtype, like)
+        with torch.inference_mode(False):
+            row = torch.tensor([binomial(taps)], dtype=dtype, device=like.device)
+        if type(row) is Tensor:  # and not one of a mode's own
+            _rows[key] = row
+    return row
+
+
+def filled_row(taps: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """`binomial_row` made on the device, a number at a time: for what traces, transforms or captures."""
+    return torch.cat([like.new_full((1, 1), value, dtype=dtype) for value in binomial(taps)], 1)
+
+
 def axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
     """The taps of each axis, for a map `like`: (1 or channels, k)."""
     sizes = [a.taps for a in geometry.axes]
     if taps is None:
-        return [torch.tensor([binomial(k)], dtype=like.dtype, device=like.device) for k in sizes]
+        return [binomial_row(k, like.dtype, like) for k in sizes]
     channels = like.shape[-len(sizes) - 1]
     if taps.ndim != 2 or taps.shape[1] != sum(sizes) or taps.shape[0] not in (1, channels):
         raise ValueError(
