@@ -7,6 +7,7 @@ SOURCES := $(wildcard csrc/*/*) setup.py aablur/schemas.py
 TORCH := torch==2.13.0
 VARIANTS := sanitize machine_code
 export AABLUR_CUDA_ARCHS ?= 90
+export AABLUR_WERROR := 1
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +26,24 @@ def _library() -> Path:
     return Path(os.environ.get("AABLUR_LIBRARY", _SEARCH))
 
 
+def _not_built() -> dict[str, str]:
+    """What of the native library the install could not build, and why: "native" for all of it, or "cuda"."""
+    record = _SEARCH.with_name("not_built.json")
+    return json.loads(record.read_text()) if record.exists() and _library() == _SEARCH else {}
+
+
+def _again(flags: str = "") -> str:
+    return f"`{flags}pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps aablur`"
+
+
 def _load() -> str | None:
     """Loads the native library; returns why it could not, or None."""
     path = _library()
     if not path.exists():
+        reason = _not_built().get("native", f"{path.name} is missing")
         return (
-            f"the native library was not built ({path.name} is missing): install a C++17 compiler and ninja, then "
-            "run `pip install --no-build-isolation --force-reinstall --no-deps aablur` beside torch"
+            f"the native library was not built ({reason}): install a C++17 compiler and ninja, then run {_again()} "
+            "beside torch"
         )
     try:
         torch.ops.load_library(str(path))
@@ -40,6 +53,9 @@ def _load() -> str | None:
 
 
 _why_not_native = _load()
+if _why_not_native is not None and _not_built().get("native") != "AABLUR_NATIVE=0":
+    _slow = "every map runs on the reference in plain torch, which is several times slower"
+    warnings.warn(f"aablur: {_slow}: {_why_not_native}", RuntimeWarning, stacklevel=2)
 
 # The backend that AABLUR_BACKEND, or a `with aablur.backend(...)`, forces.
 forced: str | None = os.environ.get("AABLUR_BACKEND") or None
@@ -84,14 +100,14 @@ def _why_not_triton(card: int | None) -> str | None:
 
 
 def _why_not_cuda(card: int | None) -> str | None:
-    archs = cuda_archs()
-    if not archs:
-        return (
-            "the native library was built without nvcc: install the CUDA toolkit, and run `AABLUR_CUDA=1 pip install "
-            "--no-build-isolation --force-reinstall --no-deps aablur`"
-        )
     if reason := _why_no_cuda_device():
         return reason
+    archs = cuda_archs()
+    if not archs:
+        reason = _not_built().get("cuda", "no nvcc")
+        return (
+            f"the CUDA kernels were not built ({reason}): install the CUDA toolkit, then run {_again('AABLUR_CUDA=1 ')}"
+        )
     cards = _cards(card)
     if any(has_code(archs, capability) for capability in cards.values()):
         return None
