@@ -238,7 +238,7 @@ def _row_bytes(geometry: Geometry, shape: _Shape) -> int:
 
 def _empty_codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
     sizes = reference.code_shape(x.shape, geometry, shape.channels_last)
-    return torch.empty(sizes, dtype=torch.uint8, device=x.device)
+    return x.new_empty(sizes, dtype=torch.uint8)
 
 
 def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
