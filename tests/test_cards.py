@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 import torch
 from elsewhere import on_card
 
 import aablur
-from aablur import backends, ops
+from aablur import backends, ops, reference
+from aablur.geometry import Geometry
 
 ROOT = Path(__file__).parent.parent
 RUNS = (  # archs, capability, whether code runs there
@@ -182,3 +184,36 @@ print([f.__name__ for f, _ in torch.cuda._queued_calls if f.__module__ == "aablu
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['_choose_by_card']"
+
+
+@pytest.mark.parametrize("before", ["tf32", "ieee"])
+def test_the_reference_takes_no_tf32(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's convolutions of float32 maps round to 10 bits by default; the setting is as it was afterwards."""
+    conv, seen = torch.backends.cudnn.conv, []
+    found = conv.fp32_precision
+    conv.fp32_precision = before
+    for name in ("conv2d", "conv_transpose2d"):
+        original = getattr(reference.F, name)
+
+        def spy(*args: Any, original: Any = original, **options: Any) -> Any:
+            seen.append(conv.fp32_precision)
+            return original(*args, **options)
+
+        monkeypatch.setattr(reference.F, name, spy)
+    geometry = Geometry("blur", [3, 3], 2, "same", "reflect")
+    exactly = reference._exactly
+    monkeypatch.setattr(reference, "_exactly", lambda device: exactly(torch.device("cuda")))
+    x, taps = torch.randn(1, 2, 8, 8), torch.rand(1, 6)
+    y = reference.blur_pool(x, taps, geometry)
+    reference.blur_pool_backward(y, taps, [8, 8], geometry)
+    reference.blur_pool_backward_taps(y, x, taps, geometry)
+    after, conv.fp32_precision = conv.fp32_precision, found
+    assert len(seen) >= 6 and set(seen) == {"ieee"} and after == before
+
+
+def test_freed_memory_of_every_device_is_poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "full", lambda *args, device, **options: devices.append(device))
+    conftest._poison(float("nan"))
+    assert set(devices) == {"cpu", "cuda"}

@@ -105,6 +105,7 @@ def main() -> int:
     device = "cpu" if options.dry_run else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device; --dry-run runs tiny maps on the CPU")
+    torch.backends.cudnn.allow_tf32 = False  # float32 baselines compute what we compute; matmuls do by default
     print(aablur.info(), flush=True)
     rows = list(dry_catalogue() if options.dry_run else catalogue())
     rows = [row for row in rows if options.only is None or options.only.search(row.name)]
