@@ -23,7 +23,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def _in_ieee() -> Iterator[None]:
-    conv = torch.backends.cudnn.conv
+    conv = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
     before, conv.fp32_precision = conv.fp32_precision, "ieee"
     try:
         with torch.autocast("cuda", enabled=False):
