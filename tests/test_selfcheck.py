@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +19,16 @@ from aablur import backends, ops
 from aablur.cli import main
 from aablur.selfcheck import Report, run, speed
 from aablur.selfcheck.cases import Case, cases, count_families, difference
+from benchmarks.codegen import interpreter
 
+ROOT = Path(__file__).parent.parent
 CASES = cases()
 
 
 def test_cases_have_names_of_their_own_and_reach_every_op() -> None:
     assert 100 <= len(CASES) <= 150 and len({case.id for case in CASES}) == len(CASES)
     first = CASES[: count_families()]
-    assert len({case.family for case in first}) == len(first)
+    assert len({(case.family, case.layout) for case in first}) == len(first)
     assert {case.dtype for case in CASES} == {"float16", "bfloat16", "float32", "float64"}
     assert {case.rank for case in CASES} == {1, 2, 3}
     seen = set()
@@ -36,6 +41,31 @@ def test_cases_have_names_of_their_own_and_reach_every_op() -> None:
         for case in first:
             case.results("cpu")
     assert seen == set(ops._REFERENCE)
+
+
+MACHINE_CODE = """
+import sys
+from benchmarks.codegen.interpreter import LIBRARY, Interpreter
+from aablur.selfcheck import run
+from aablur.selfcheck.cases import cases, count_families
+
+served = run._run_cases("cpu", "cpu", cases(), count_families(), 0, lambda done: None)
+assert not served.wrong, served.wrong
+interpreter = Interpreter(LIBRARY)
+functors = [{n.split("INS0_")[1].lstrip("0123456789").split("I")[0] for n in interpreter.kernels(e) if "INS0_" in n}
+            for e in (True, False)]
+print(*sorted(functors[1] - functors[0]))
+"""
+
+
+@pytest.mark.skipif(not interpreter.LIBRARY.exists(), reason="build/machine_code is not built")
+def test_the_first_cases_reach_each_family_of_cuda_kernels() -> None:
+    """As machine code, executed on the CPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", MACHINE_CODE], cwd=ROOT, env=interpreter.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

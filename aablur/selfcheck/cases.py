@@ -108,8 +108,9 @@ _WINDOW = {"window": 2, "window_padding": 0, "window_dilation": 1}
 
 
 def _like(y: Tensor, numbers: Tensor) -> Tensor:
+    """A gradient of y, laid out as y is."""
     count = -(-y.numel() // numbers.numel())
-    return numbers.to(y.device, y.dtype).repeat(count)[: y.numel()].reshape(y.shape)
+    return torch.empty_like(y).copy_(numbers.to(y.dtype).repeat(count)[: y.numel()].view(y.shape))
 
 
 def difference(found: Tensor, expected: Tensor) -> str | None:
@@ -131,16 +132,16 @@ def difference(found: Tensor, expected: Tensor) -> str | None:
 
 
 def cases() -> list[Case]:
-    """All of them, those first that between them reach every family."""
-    families: dict[str, list[Case]] = {}
+    """All of them, those first that between them reach every family in each of its layouts."""
+    families: dict[tuple[str, str], list[Case]] = {}
     for case in _generate():
-        families.setdefault(case.family, []).append(case)
+        families.setdefault((case.family, case.layout), []).append(case)
     rounds = itertools.zip_longest(*families.values())
     return [case for turn in rounds for case in turn if case is not None]
 
 
 def count_families() -> int:
-    return len({case.family for case in _generate()})
+    return len({(case.family, case.layout) for case in _generate()})
 
 
 def _generate() -> Iterator[Case]:
@@ -159,6 +160,8 @@ def _generate() -> Iterator[Case]:
         yield Case("special values", two[layout], 3, dtype, layout, "special", {"window": window})
     for layout, taps in itertools.product(_LAYOUTS, ("c3", "s3", "c5", "s4")):
         yield Case("filters", two[layout], taps, "float32", layout, options={"padding_mode": next(modes)})
+    for layout, taps in itertools.product(_LAYOUTS, ("s7", "c7")):
+        yield Case("long filters", two[layout], taps, "float32", layout, options={"padding_mode": next(modes)})
     for layout, window in itertools.product(_LAYOUTS, (2, 3)):
         yield Case("filters after a max", two[layout], "s3", "float32", layout, options={"window": window})
     for dtype, layout in itertools.product(_HALVES, _LAYOUTS):
