@@ -51,6 +51,7 @@ WATCHED = (
     "aoti_torch_delete_tensor_object",
 )
 ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}  # C++ types
+EXECUTED_ARCH = "90"  # by the interpreter of tests/sass
 DEFAULT_CUDA_ARCHS = "75;80;86;90;100;120+PTX"
 
 
@@ -154,23 +155,25 @@ def write_ninja(nvcc: str | None) -> None:
             "nvccflags",
             f"-std=c++17 -O3 -I{ROOT}/csrc --expt-relaxed-constexpr {'-Werror all-warnings ' * STRICT}"
             f"-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
-            f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
+            "-Xfatbin -compress-all --threads 4",  # 4 architectures side by side
         )
         ninja.rule("cuda", "$nvcc -MMD -MF $out.d $nvccflags $flags -c $in -o $out", **depends)
-        cuda = [
-            compiled(
-                f"cuda/{element}",
-                "csrc/gpu/instantiate.cu",
-                f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}",
-                "cuda",
-            )
-            for element, type_name in ELEMENTS.items()
-        ]
+
+        def cuda_objects(folder: str, archs: list[str]) -> list[str]:
+            defines = {e: f"-DAABLUR_ELEMENT={e} -DAABLUR_TYPE={type_name}" for e, type_name in ELEMENTS.items()}
+            flags = architecture_flags(archs)
+            return [
+                compiled(f"{folder}/{e}", "csrc/gpu/instantiate.cu", f"{d} {flags}", "cuda") for e, d in defines.items()
+            ]
+
+        cuda = cuda_objects("cuda", architectures)
+        is_executed = any(arch.removesuffix("+PTX") == EXECUTED_ARCH for arch in architectures)
+        executed = cuda if is_executed else cuda_objects("machine_code/cuda", [EXECUTED_ARCH])
         backend = compiled("cuda/backend", "csrc/gpu/backend.cpp", f"-O3 {sees_torch}")
         native += [backend, *cuda]
         links_native += f" -L{home}/lib64 -L{home}/targets/x86_64-linux/lib -lcudart_static -lrt -ldl -lpthread"
 
-        objects = [backend, *cuda, *interpreter.values(), runtime]
+        objects = [backend, *executed, *interpreter.values(), runtime]
         wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
         machine_code.append(f"machine_code/{LIBRARY}")
         objects = library("machine_code", objects, "-O3", serves="-DAABLUR_MACHINE_CODE")
