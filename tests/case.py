@@ -8,6 +8,7 @@ from typing import Any
 
 import oracle
 import torch
+from tolerances import assert_close
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -170,3 +171,17 @@ def verdict(case: Case, x: Tensor, taps: Any, grad: Tensor) -> list[tuple[Tensor
     if case.window is not None:
         blurred[1] = torch.autograd.grad(pooled, x, blurred[1])[0]
     return list(zip(found, blurred, strict=True))
+
+
+def assert_right(
+    case: Case, results: list[Tensor], expected: list[tuple[Tensor, Tensor]], tensors: list[Tensor]
+) -> None:
+    """Holds an output, the gradient of x if it is there, and those of the tensors in taps against a verdict."""
+    maps = len(results) - len(tensors)
+    for actual, (wanted, magnitude) in zip(results[:maps], expected[:maps], strict=True):
+        assert actual.dtype == DTYPES[case.dtype]
+        assert_close(actual.cpu(), wanted, magnitude=magnitude)
+    for tap, grad, (wanted, magnitude) in zip(tensors, results[maps:], expected[maps:], strict=True):
+        assert (grad.dtype, grad.shape) == (tap.dtype, tap.shape)
+        sums = DTYPES[case.dtype] if tap.dtype == torch.float64 else tap.dtype
+        assert_close(grad.cpu(), wanted, sums, magnitude=magnitude, taps=True)

@@ -29,7 +29,7 @@ LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry", "extras", "files"),
     ("backends", "triton_kernels", "reference", "tiles"),
     ("triton_banded",),
-    ("triton_ops", "decomposition", "sharding"),
+    ("triton_ops", "decomposition", "sharding", "arguments"),
     ("ops",),
     ("functional", "inductor"),
     ("nn", "distributed"),
@@ -77,6 +77,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_the_import_reader_reads() -> None:
     assert imported(PACKAGE / "ops.py") == {
+        "arguments",
         "backends",
         "decomposition",
         "reference",
