@@ -49,7 +49,10 @@ def test_what_is_wrong_is_found_kept_and_replayed(tmp_path: Path) -> None:
 
 def test_time_is_kept_and_instruction_sets_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "TURN", 2)
-    says = "import os, sys, json\nprint('null', flush=True)\nfor line in sys.stdin: print(json.dumps(os.environ['AABLUR_CPU_ISA']), flush=True)"
+    says = (
+        "import os, sys, json\nprint('null', flush=True)\n"
+        "for line in sys.stdin: print(json.dumps(os.environ['AABLUR_CPU_ISA']), flush=True)"
+    )
     found = fuzz.fuzz(iter(range(6)), ["a", "b"], fuzz.Failing(tmp_path / "f"), command=("-c", says))[1]
     assert [line.split()[2:] for line in found] == [[f"{isa}:", isa] for isa in "aabbaa"]
     assert fuzz.fuzz(iter(range(10**9)), ["a"], fuzz.Failing(tmp_path / "g"), 0.5, ("-c", says))[0] < 10**6
