@@ -70,6 +70,13 @@ class Case:
             return [((k - 1) // 2, k // 2) for k in sizes]
         return [p if isinstance(p, tuple) else (p, p) for p in self.per_axis(self.padding)]
 
+    @property
+    def terms(self) -> int:
+        """Of the longest sum, along all axes: a tap each, or each padded copy of an element in its gradient."""
+        sizes = [t if isinstance(t, int) else int(t[1:]) for t in self.taps_per_axis]
+        axes = zip(self.shape[-self.rank :], sizes, self.pads, strict=True)
+        return sum(max(k, min(n + a + b, k + max(0, a) + max(0, b))) for n, k, (a, b) in axes)
+
 
 def _seed(case: Case, salt: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32((salt + case.id).encode()))
@@ -177,11 +184,11 @@ def assert_right(
     case: Case, results: list[Tensor], expected: list[tuple[Tensor, Tensor]], tensors: list[Tensor]
 ) -> None:
     """Holds an output, the gradient of x if it is there, and those of the tensors in taps against a verdict."""
-    maps = len(results) - len(tensors)
+    maps, terms = len(results) - len(tensors), case.terms
     for actual, (wanted, magnitude) in zip(results[:maps], expected[:maps], strict=True):
         assert actual.dtype == DTYPES[case.dtype]
-        assert_close(actual.cpu(), wanted, magnitude=magnitude)
+        assert_close(actual.cpu(), wanted, magnitude=magnitude, terms=terms)
     for tap, grad, (wanted, magnitude) in zip(tensors, results[maps:], expected[maps:], strict=True):
         assert (grad.dtype, grad.shape) == (tap.dtype, tap.shape)
         sums = DTYPES[case.dtype] if tap.dtype == torch.float64 else tap.dtype
-        assert_close(grad.cpu(), wanted, sums, magnitude=magnitude, taps=True)
+        assert_close(grad.cpu(), wanted, sums, magnitude=magnitude, taps=True, terms=terms)
