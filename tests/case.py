@@ -141,10 +141,11 @@ def make_taps(case: Case, device: str = "cpu") -> tuple[Any, list[Tensor]]:
 
 def call(case: Case, x: Tensor, taps: Any, **options: Any) -> Tensor:
     function = getattr(aablur, case.function)
+    options |= {"taps": taps, "stride": case.stride, "padding": case.padding, "padding_mode": case.padding_mode}
     if case.window is None:
-        return function(x, taps, case.stride, case.padding, case.padding_mode)
+        return function(x, **options)
     options |= {"window_padding": case.window_padding, "window_dilation": case.window_dilation}
-    return function(x, case.window, taps, case.stride, case.padding, case.padding_mode, **options)
+    return function(x, case.window, **options)
 
 
 def judge(case: Case, x: Tensor, taps: Any) -> Tensor:

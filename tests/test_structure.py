@@ -187,7 +187,7 @@ def test_axes_are_told_alike_in_words() -> None:
         r"^  int64_t (.+);", (ROOT / "csrc" / "core" / "axis.h").read_text().split("struct Axis")[1], re.M
     )
     assert re.findall(r"(\w+) = [01]", ", ".join(members))[:8] == ["size", *names]
-    for rank in (1, 2, 3):
+    for rank in (1, 2, 3):  # what is given by position to be refused is not shown
         blur = inspect.signature(getattr(aablur, f"blur_pool{rank}d")).parameters
         assert list(blur) == ["x", "taps", "stride", "padding", "padding_mode"]
         most = inspect.signature(getattr(aablur, f"max_blur_pool{rank}d")).parameters
