@@ -16,9 +16,12 @@ export AABLUR_WERROR := 1
 # Where there is nvcc, kernels that it refuses are an error here; an install goes on without them.
 export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null),1)
 
-.PHONY: bench test lint paper pretrained codegen gpu gpu-library gpu-test gpu-sanitize gpu-bench variants clean FORCE
+.PHONY: bench test fuzz lint paper pretrained codegen gpu gpu-library gpu-test gpu-sanitize gpu-bench variants clean FORCE
 .DELETE_ON_ERROR:
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/sanitize/libaablur.so
 
 bench: aablur/libaablur.so
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -28,12 +31,18 @@ test: aablur/libaablur.so variants
 	@echo "the same cases with the Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
 	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer"
-	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/sanitize/libaablur.so \
-	$(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
+	$(SANITIZED) $(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
 	@echo "the same cases as machine code of GPU kernels, executed on the CPU: CUDA's all, Triton's a part"
 	$(BIN)/python -m benchmarks.codegen.interpreter -m pytest tests/test_correct.py -k "not reference" -n 2 \
 	$(if $(AABLUR_CUDA),,-k triton) $(PYTEST)
+
+# Random cases for so many hours, of each library that is built: tests/fuzz.py.
+HOURS ?= 1
+fuzz: aablur/libaablur.so
+	$(BIN)/python tests/fuzz.py --hours $(HOURS)
+	[ ! -e build/sanitize/libaablur.so ] || $(SANITIZED) $(BIN)/python tests/fuzz.py --hours $(HOURS)
+	[ ! -e build/machine_code/libaablur.so ] || \
+	$(BIN)/python -m benchmarks.codegen.interpreter tests/fuzz.py --hours $(HOURS)
 
 lint: $(VENV)/done
 	$(BIN)/ruff check .

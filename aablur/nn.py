@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import has_torch_function_unary
 
 from . import functional
-from .geometry import Geometry, binomial, shown
+from .geometry import Geometry, binomial, by_name, refuse, shown, taps_by_position
 
 _LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
 
@@ -183,23 +183,29 @@ class _BlurPool(nn.Module):
 
 
 class _Blur(_BlurPool):
+    @by_name
     def __init__(
-        self, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, channels: int | None = None, constraints: Sequence[str] = (),
-        device: Any = None, dtype: torch.dtype | None = None,
+        self, taps: Any = 3, *positions: Any, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+        learnable: bool = False, channels: int | None = None, constraints: Sequence[str] = (),
+        device: Any = None, dtype: torch.dtype | None = None, **unknown: Any,
     ) -> None:  # fmt: skip
+        if positions or unknown:
+            refuse(type(self).__name__, False, positions, unknown)
         super().__init__(
             taps, stride, padding, padding_mode, learnable, channels, None, False, device, dtype, constraints
         )
 
 
 class _MaxBlur(_BlurPool):
+    @by_name
     def __init__(
-        self, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
-        channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
-        dtype: torch.dtype | None = None,
+        self, window: Any = 2, *positions: Any, taps: Any = 3, stride: Any = 2, padding: Any = "same",
+        padding_mode: str = "reflect", learnable: bool = False, window_padding: Any = 0, window_dilation: Any = 1,
+        recompute: bool = False, channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
+        dtype: torch.dtype | None = None, **unknown: Any,
     ) -> None:  # fmt: skip
+        if positions or unknown:
+            taps = taps_by_position(type(self).__name__, positions, unknown, taps)
         prologue = (window, window_padding, window_dilation)
         super().__init__(
             taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device, dtype, constraints
@@ -216,6 +222,8 @@ class BlurPool2d(_Blur):
     """Anti-aliased downsampling as a module: `aablur.blur_pool2d` with its arguments fixed.
 
     The class itself is an ``aa_layer`` for timm: ``timm.create_model("resnet50", aa_layer=aablur.nn.BlurPool2d)``.
+
+    Arguments after ``taps`` are given by name.
 
     Args:
         taps, stride, padding, padding_mode: as for `aablur.blur_pool2d`. A tensor given as taps becomes a buffer.
@@ -254,6 +262,7 @@ class MaxBlurPool2d(_MaxBlur):
     """Anti-aliased max pooling as a module: `aablur.max_blur_pool2d` with its arguments fixed.
 
     In place of ``nn.MaxPool2d(k, stride, padding)``: ``MaxBlurPool2d(k, stride=stride, window_padding=padding)``.
+    Arguments after ``window`` are given by name (taps of 3 or more may follow it).
 
     Args:
         window, window_padding, window_dilation, recompute: as for `aablur.max_blur_pool2d`.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends, decomposition, reference
+from . import arguments, backends, decomposition, reference
 from .geometry import Geometry, count_axes
 from .schemas import SCHEMAS
 
@@ -46,9 +46,28 @@ def _spatial(x: Tensor, axes: list[int]) -> list[int]:
 
 
 def _kernel(op: str, body: Callable[..., Any]) -> Callable[..., Any]:
-    names = [a.name for a in getattr(_ops, op).default._schema.arguments]
-    i = names.index("axes")
+    i = _names(op).index("axes")
     return lambda *args: body(*args[:i], _geometry(op, args[i], args[i + 1]), *args[i + 2 :])
+
+
+def _checked_kernel(op: str, body: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, which refuses what the native library does."""
+    names = _names(op)
+    needed = [a.name for a in getattr(_ops, op).default._schema.arguments if str(a.type) == "Tensor"]
+
+    def checked(*args: Any) -> Any:
+        given = dict(zip(names, args, strict=True))
+        if missing := [name for name in needed if given[name] is None]:  # an undefined tensor
+            raise ValueError(f"{op}: {missing[0]} must be a tensor, got None")
+        arguments.check(op, _geometry(op, given["axes"], given["padding_mode"]), given)
+        return run(*args)
+
+    run = _kernel(op, body)
+    return checked
+
+
+def _names(op: str) -> list[str]:
+    return [a.name for a in getattr(_ops, op).default._schema.arguments]
 
 
 def _blur_pool_backward(
@@ -110,7 +129,7 @@ _BODIES: dict[str, Callable[..., Any]] = {
     "max_blur_pool_codes": _max_blur_pool_codes,
     "max_blur_pool_backward": _max_blur_pool_backward,
 }
-_REFERENCE = {name: _kernel(name, body) for name, body in _BODIES.items()}
+_REFERENCE = {name: _checked_kernel(name, body) for name, body in _BODIES.items()}
 for _name, _run in _REFERENCE.items():
     _library.impl(_name, _run, "CompositeExplicitAutograd")
 
@@ -148,7 +167,7 @@ def _on_triton(op: str) -> Callable[..., Any]:
     return run
 
 
-_TRITON = {name: _kernel(name, _on_triton(name)) for name in _REFERENCE}
+_TRITON = {name: _checked_kernel(name, _on_triton(name)) for name in _REFERENCE}
 if backends.presumed() == "triton":
     for _name, _run in _TRITON.items():
         _library.impl(_name, _run, "CUDA")

@@ -129,7 +129,7 @@ class Blur:
         if self.window is not None:
             window, window_padding, window_dilation = self.window
             made: nn.Module = _MAX_BLUR[rank](
-                window, taps, window_padding=window_padding, window_dilation=window_dilation, **options
+                window, taps=taps, window_padding=window_padding, window_dilation=window_dilation, **options
             )
         else:
             made = _BLUR[rank](taps, **options)
@@ -251,8 +251,8 @@ class Dense(nn.Module):
     def _weave(self, layer: Any, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         sh, sw = self.stride
-        identity = functional.blur_pool2d  # taps of one: padding alone, in every mode
-        wide = identity(x, 1, 1, ((0, sh - 1), (0, sw - 1)), self.padding_mode)
+        pads = ((0, sh - 1), (0, sw - 1))  # of taps of one: padding alone, in every mode
+        wide = functional.blur_pool2d(x, 1, stride=1, padding=pads, padding_mode=self.padding_mode)
         phases = [layer(wide[..., i : i + height, j : j + width]) for i in range(sh) for j in range(sw)]
         out = torch.stack(phases, -1).unflatten(-1, (sh, sw))  # (B, C, h, w, sh, sw)
         return out.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
