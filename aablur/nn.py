@@ -172,7 +172,9 @@ class _BlurPool(nn.Module):
 
     def __prepare_scriptable__(self) -> _BlurPool:
         if parametrize.is_parametrized(self):
-            raise TypeError(f"{type(self).__name__}: torch.jit.script knows no constraints of taps: use torch.jit.trace")
+            raise TypeError(
+                f"{type(self).__name__}: torch.jit.script knows no constraints of taps: use torch.jit.trace"
+            )
         return self
 
     def _scripted_taps(self, x: Tensor) -> Tensor | None:
