@@ -242,6 +242,8 @@ def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool, 
     """
     differentiable = torch.is_grad_enabled() and (x.requires_grad or (taps is not None and taps.requires_grad))
     has_codes = differentiable and geometry.has_max and x.requires_grad and not recompute
+    if not is_plain and torch._C._get_tracing_state() is not None:
+        has_codes = False  # jit.trace must record the same op, whether or not a gradient is wanted later
     name = "max_blur_pool_codes" if has_codes else "max_blur_pool" if geometry.has_max else "blur_pool"
     call = ops.call if not is_plain else ops.call_differentiable if differentiable else ops.call_constant
     out = call(name, x, taps, *geometry.op_args)

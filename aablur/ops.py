@@ -274,7 +274,11 @@ def call_constant(name: str, *args: Any) -> Any:
 
 
 def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _differentiable(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
