@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import backends, decomposition, ops, reference
-from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial, shown
+from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, by_name, refuse, shown, taps_by_position
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOATS = frozenset(_DTYPES)
@@ -20,16 +20,22 @@ _PLAIN = frozenset((int, str))  # a cache would take 1.0 and True for 1
 runs: dict[type, Callable[..., Tensor]] = {}  # how maps of a class other than Tensor are run: see aablur.distributed
 
 
+@by_name
 def blur_pool1d(
-    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
-) -> Tensor:
+    x: Tensor, taps: Any = 3, *positions: Any, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    **unknown: Any,
+) -> Tensor:  # fmt: skip
     """`blur_pool2d` along one axis: x is (channels, width) or (batch, channels, width)."""
+    if positions or unknown:
+        refuse("blur_pool1d", False, positions, unknown)
     return blur_pool("blur_pool1d", 1, x, taps, stride, padding, padding_mode)
 
 
+@by_name
 def blur_pool2d(
-    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
-) -> Tensor:
+    x: Tensor, taps: Any = 3, *positions: Any, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    **unknown: Any,
+) -> Tensor:  # fmt: skip
     """Anti-aliased downsampling: blur, then keep every ``stride``-th value (BlurPool).
 
     Along the height, then along the width:
@@ -40,6 +46,8 @@ def blur_pool2d(
 
     The result is rounded once to the dtype of ``x``. On a CPU with the native library this is one pass: ``x`` is
     read once, the result written once, and the backward needs nothing but shapes.
+
+    Arguments after ``taps`` are given by name.
 
     Args:
         x: (channels, height, width) or (batch, channels, height, width); float16, bfloat16, float32 or float64.
@@ -62,28 +70,40 @@ def blur_pool2d(
 
     Source: Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019 (arXiv 1904.11486).
     """
+    if positions or unknown:
+        refuse("blur_pool2d", False, positions, unknown)
     return blur_pool("blur_pool2d", 2, x, taps, stride, padding, padding_mode)
 
 
+@by_name
 def blur_pool3d(
-    x: Tensor, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect"
-) -> Tensor:
+    x: Tensor, taps: Any = 3, *positions: Any, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+    **unknown: Any,
+) -> Tensor:  # fmt: skip
     """`blur_pool2d` along three axes: x is (channels, depth, height, width), with or without a batch before."""
+    if positions or unknown:
+        refuse("blur_pool3d", False, positions, unknown)
     return blur_pool("blur_pool3d", 3, x, taps, stride, padding, padding_mode)
 
 
+@by_name
 def max_blur_pool1d(
-    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    x: Tensor, window: Any = 2, *positions: Any, taps: Any = 3, stride: Any = 2, padding: Any = "same",
+    padding_mode: str = "reflect", window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    **unknown: Any,
 ) -> Tensor:  # fmt: skip
     """`max_blur_pool2d` along one axis: x is (channels, width) or (batch, channels, width)."""
+    if positions or unknown:
+        taps = taps_by_position("max_blur_pool1d", positions, unknown, taps)
     prologue = (window, window_padding, window_dilation)
     return blur_pool("max_blur_pool1d", 1, x, taps, stride, padding, padding_mode, prologue, recompute)
 
 
+@by_name
 def max_blur_pool2d(
-    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    x: Tensor, window: Any = 2, *positions: Any, taps: Any = 3, stride: Any = 2, padding: Any = "same",
+    padding_mode: str = "reflect", window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    **unknown: Any,
 ) -> Tensor:  # fmt: skip
     """Anti-aliased max pooling: max at stride 1, then blur, then keep every ``stride``-th value (MaxBlurPool).
 
@@ -93,6 +113,10 @@ def max_blur_pool2d(
 
     The map between the two is never stored. For the backward the position of each maximum is kept in 2 bits (windows
     of up to 4 positions; 4 bits up to 16, 8 up to 256), or with ``recompute`` only ``x`` itself is.
+
+    Arguments after ``window`` are given by name (taps of 3 or more may follow it): in torch's max pools their positions
+    mean other things. In place of ``F.max_pool2d(x, k, stride, padding)``:
+    ``max_blur_pool2d(x, k, stride=stride, window_padding=padding)``.
 
     Args:
         x: as for `blur_pool2d`.
@@ -115,15 +139,21 @@ def max_blur_pool2d(
 
     Source: Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019 (arXiv 1904.11486).
     """
+    if positions or unknown:
+        taps = taps_by_position("max_blur_pool2d", positions, unknown, taps)
     prologue = (window, window_padding, window_dilation)
     return blur_pool("max_blur_pool2d", 2, x, taps, stride, padding, padding_mode, prologue, recompute)
 
 
+@by_name
 def max_blur_pool3d(
-    x: Tensor, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-    *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    x: Tensor, window: Any = 2, *positions: Any, taps: Any = 3, stride: Any = 2, padding: Any = "same",
+    padding_mode: str = "reflect", window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
+    **unknown: Any,
 ) -> Tensor:  # fmt: skip
     """`max_blur_pool2d` along three axes: x is (channels, depth, height, width), with or without a batch before."""
+    if positions or unknown:
+        taps = taps_by_position("max_blur_pool3d", positions, unknown, taps)
     prologue = (window, window_padding, window_dilation)
     return blur_pool("max_blur_pool3d", 3, x, taps, stride, padding, padding_mode, prologue, recompute)
 
@@ -212,6 +242,8 @@ def run_op(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool, 
     """
     differentiable = torch.is_grad_enabled() and (x.requires_grad or (taps is not None and taps.requires_grad))
     has_codes = differentiable and geometry.has_max and x.requires_grad and not recompute
+    if not is_plain and torch._C._get_tracing_state() is not None:
+        has_codes = False  # jit.trace must record the same op, whether or not a gradient is wanted later
     name = "max_blur_pool_codes" if has_codes else "max_blur_pool" if geometry.has_max else "blur_pool"
     call = ops.call if not is_plain else ops.call_differentiable if differentiable else ops.call_constant
     out = call(name, x, taps, *geometry.op_args)
@@ -302,7 +334,7 @@ def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, 
         elif isinstance(part, Tensor):
             rows.append(part.to(dtype).reshape(-1, part.shape[-1]))
         else:
-            rows.append(torch.tensor([binomial(part)], dtype=dtype, device=x.device))
+            rows.append(reference.binomial_row(part, dtype, x))
     channels = max(r.shape[0] for r in rows)
     packed = torch.cat([r.expand(channels, -1) for r in rows], 1) if rank > 1 else rows[0]
     return packed.contiguous(), sizes

@@ -5,12 +5,14 @@ Nothing here imports torch: tensors are told by the caller, who has looked at th
 
 from __future__ import annotations
 
+import inspect
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+F = TypeVar("F", bound=Callable[..., Any])
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 AXIS_NAMES = ("depth", "height", "width")
 LARGEST_BINOMIAL = 1024  # beyond it the outermost taps underflow float64
@@ -129,6 +131,50 @@ def _padding(op: str, value: Any, taps_size: Sequence[int]) -> tuple[tuple[int, 
             for i, (before, after) in enumerate(value)
         )
     return tuple((p, p) for p in per_axis(op, "padding", value, rank, -LARGEST))
+
+
+# What others call an argument: its name in a max-blur pool, and in a blur pool, or "" where there is none.
+_OTHER_NAMES = {
+    **dict.fromkeys(("kernel_size", "kernel", "ksize"), ("window", "taps")),
+    **dict.fromkeys(("max_pool_size", "pool_size"), ("window", "")),
+    **dict.fromkeys(("filt_size", "filter_size", "filt", "blur_kernel_size"), ("taps", "taps")),
+    **dict.fromkeys(("dilation", "dilations"), ("window_dilation", "")),
+    **dict.fromkeys(("pad", "pads"), ("window_padding", "padding")),
+    **dict.fromkeys(("pad_type", "pad_mode", "mode"), ("padding_mode", "padding_mode")),
+}
+_POOLS_ORDER = ("stride", "window_padding", "window_dilation")  # in which the max pools of nn take them
+
+
+def by_name(f: F) -> F:
+    """Shows the signature of a function without its ``*positions`` and ``**unknown``, which are there to be refused."""
+    whole = inspect.signature(f)
+    kept = [p for p in whole.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    f.__signature__ = whole.replace(parameters=kept)  # pyright: ignore[reportFunctionMemberAccess]
+    return f
+
+
+def refuse(op: str, has_max: bool, positions: Sequence[Any], unknown: Mapping[str, Any]) -> NoReturn:
+    """Raises the TypeError of arguments that are given by position, or by a name that is not ours."""
+    if unknown:
+        name = next(iter(unknown))
+        meant = _OTHER_NAMES.get(name, ("", ""))[0 if has_max else 1]
+        raise TypeError(f"{op}: there is no argument {name}{f', it is called {meant}' if meant else ''}")
+    got = ", ".join(map(shown, positions))
+    if has_max:
+        named = ", ".join(f"{name}={shown(p)}" for name, p in zip(_POOLS_ORDER, positions, strict=False))
+        hint = f"taps=, stride=, window_padding= ...; what nn.MaxPool takes in this order is {named}"
+    else:
+        hint = "stride=, padding=, padding_mode= ..., and channels= of a module"
+    first = "window" if has_max else "taps"
+    raise TypeError(f"{op}: arguments after {first} are given by name, got {got} by position. They are {hint}")
+
+
+def taps_by_position(op: str, positions: Sequence[Any], unknown: Mapping[str, Any], taps: Any) -> Any:
+    """The taps of a max-blur pool that are given after its window: where they can be nothing else, as 1 and 2 can."""
+    default = _is_int(taps) and taps == 3
+    if unknown or len(positions) != 1 or not default or (_is_int(positions[0]) and positions[0] < 3):
+        refuse(op, True, positions, unknown)
+    return positions[0]
 
 
 class Geometry:

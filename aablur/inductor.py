@@ -28,10 +28,22 @@ _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate
 _CONV_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _MAX_ARGUMENTS = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 _PAD_ARGUMENTS = ("input", "pad", "mode", "value")
-_PURE_METHODS = frozenset(("to", "float", "half", "bfloat16", "double", "repeat", "expand", "view", "clone", "detach"))
+# What filters are made with. It is run on the filter's values, so all that is pure may stand here.
+_PURE_METHODS = frozenset(
+    (
+        "to", "type", "type_as", "float", "half", "bfloat16", "double", "contiguous", "clone", "detach", "repeat",
+        "tile", "expand", "broadcast_to", "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute",
+        "transpose", "t", "flip", "sum", "mul", "div", "outer", "ger", "matmul", "repeat_interleave",
+    )
+)  # fmt: skip
 _PURE_FUNCTIONS: frozenset[Any] = frozenset(
-    (torch.tensor, torch.outer, torch.mul, torch.div, torch.unsqueeze, operator.getitem, operator.mul, operator.truediv)
-)
+    (
+        torch.tensor, torch.as_tensor, torch.outer, torch.ger, torch.einsum, torch.matmul, torch.mul, torch.div,
+        torch.true_divide, torch.sum, torch.squeeze, torch.unsqueeze, torch.reshape, torch.flatten, torch.permute,
+        torch.transpose, torch.flip, torch.tile, torch.broadcast_to, torch.cat, torch.stack, torch.repeat_interleave,
+        operator.getitem, operator.mul, operator.matmul, operator.truediv,
+    )
+)  # fmt: skip
 
 
 def compile_passes() -> CompilePasses:
@@ -46,8 +58,9 @@ def compile_passes() -> CompilePasses:
     3. Put `aablur.blur_pool2d` or `aablur.max_blur_pool2d` (or their 1-D and 3-D relatives) in their place.
 
     The graph is guarded on the filter: a buffer that is replaced or written to (``load_state_dict``) compiles the graph
-    again. Left alone, never approximated: filters that are not binomial or that require a gradient, filters given as
-    arguments, results that autocast casts to another dtype.
+    again, and so does another number of channels than a filter is held for. Left alone, never approximated: filters
+    that are not binomial or that require a gradient, filters given as arguments, results that autocast casts to another
+    dtype.
 
     Returns:
         A handle: ``rewritten`` lists what was rewritten so far, ``remove()`` takes the pass away, for graphs compiled
@@ -145,7 +158,7 @@ def _match(conv: Node) -> _Match | None:
         return None
     groups = given.get("groups", 1)
     groups = _value(groups) if isinstance(groups, Node) else groups
-    if not str(groups) == str(value.shape[-rank - 1]) == str(_value(weight).shape[0]):  # ints or SymInts
+    if not _one_filter_a_channel(conv.graph, groups, value.shape[-rank - 1], _value(weight).shape[0]):
         return None
     pads, mode = tuple((p, p) for p in inside), "zeros"
     padded = _match_pad(source, rank)
@@ -163,6 +176,23 @@ def _match(conv: Node) -> _Match | None:
     except ValueError:  # a window that is not served
         return None
     return _Match(source, geometry, weight)
+
+
+def _one_filter_a_channel(graph: Graph, groups: Any, channels: Any, filters: Any) -> bool:
+    """Whether three numbers, ints or SymInts, are one.
+
+    Dynamo makes the channels a variable where it meets a second number of them, as in the blurs of several stages that
+    share their code. Filters held for a fixed number then hold the graph to it, by a guard; not where the user has
+    marked a size as dynamic, which must not be fixed.
+    """
+    if str(groups) != str(channels):
+        return False
+    if str(channels) == str(filters):
+        return True
+    inputs = [
+        node.meta["grapharg"].example for node in graph.nodes if node.op == "placeholder" and "grapharg" in node.meta
+    ]
+    return not any(getattr(x, "_dynamo_dynamic_indices", ()) for x in inputs) and bool(channels == filters)
 
 
 def _match_pad(node: Any, rank: int) -> tuple[Node, tuple[tuple[int, int], ...], str] | None:
@@ -237,9 +267,9 @@ def _ints(value: Any, rank: int) -> tuple[int, ...] | None:
     return tuple(values) if good else None
 
 
-def _value(node: Node) -> Any:
+def _value(node: Any) -> Any:
     """The fake tensor that dynamo traced with."""
-    return node.meta.get("example_value")
+    return node.meta.get("example_value") if isinstance(node, Node) else None
 
 
 # ---- constants ---------------------------------------------------------------------------------------
@@ -278,6 +308,9 @@ def _constant(node: Node) -> Any:
     if isinstance(held, Tensor) and not held.requires_grad:
         return held
     if node.op == "call_method" and node.target in _PURE_METHODS:
+        value, *rest = node.args
+        if node.target in ("to", "type_as") and rest and isinstance(other := _value(rest[0]), Tensor):
+            return _constant(cast(Node, value)).to(other.dtype)  # as another tensor, of which no more matters
         return getattr(Tensor, str(node.target))(*_constants(node.args), **_constants(node.kwargs))
     if node.op == "call_function" and node.target in _PURE_FUNCTIONS:
         return cast(Any, node.target)(*_constants(node.args), **_constants(node.kwargs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import has_torch_function_unary
 
 from . import functional
-from .geometry import Geometry, binomial, shown
+from .geometry import Geometry, binomial, by_name, refuse, shown, taps_by_position
 
 _LARGEST_INT = 32  # above it a number was meant for channels, which timm's DenseNet passes first
 
@@ -58,6 +58,10 @@ class _BlurPool(nn.Module):
     """What the six modules share: the filter, held as ints, buffers or parameters."""
 
     rank: int
+    if TYPE_CHECKING:  # there are as many as axes, or none
+        taps_0: Tensor
+        taps_1: Tensor
+        taps_2: Tensor
 
     def __init__(
         self, taps: Any, stride: Any, padding: Any, padding_mode: str, learnable: bool, channels: int | None,
@@ -80,7 +84,7 @@ class _BlurPool(nn.Module):
         if len(parts) != self.rank:
             raise ValueError(f"{op}: taps must hold one entry for each of {self.rank} axes, got {len(parts)}")
         sizes = [self._size_of(op, i, part) for i, part in enumerate(parts)]
-        self._geometry = Geometry(op, sizes, stride, padding, padding_mode, *(window or ()))
+        self._set_geometry(Geometry(op, sizes, stride, padding, padding_mode, *(window or ())))
         self._constant = not learnable and not any(isinstance(p, Tensor) for p in parts)
         self.taps: Any = tuple(sizes)
         self._initial: tuple[Any, ...] = () if self._constant else tuple(map(_numbers, parts))
@@ -151,9 +155,44 @@ class _BlurPool(nn.Module):
         """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""
         self._window = (window, window_padding, window_dilation)
         arguments = (self.taps, self.stride, self.padding, self.padding_mode)
-        self._geometry = Geometry(self._geometry.op, *arguments, *self._window)
+        self._set_geometry(Geometry(self._geometry.op, *arguments, *self._window))
+
+    def _set_geometry(self, geometry: Geometry) -> None:
+        self._geometry, self._op_args, self._has_max = geometry, geometry.op_args, geometry.has_max
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            axes, padding_mode = self._op_args
+            if self._has_max:
+                return torch.ops.aablur.max_blur_pool(x, self._scripted_taps(x), axes, padding_mode)
+            else:
+                return torch.ops.aablur.blur_pool(x, self._scripted_taps(x), axes, padding_mode)
+        else:  # torch.jit.script passes over it
+            return self._run(x)
+
+    def __prepare_scriptable__(self) -> _BlurPool:
+        if parametrize.is_parametrized(self):
+            raise TypeError(
+                f"{type(self).__name__}: torch.jit.script knows no constraints of taps: use torch.jit.trace"
+            )
+        return self
+
+    def _scripted_taps(self, x: Tensor) -> Tensor | None:
+        """`functional.pack_taps` in the words of torch.jit.script."""
+        if not hasattr(self, "taps_0"):
+            return None
+        else:
+            parts: list[Tensor] = [self.taps_0]
+            if hasattr(self, "taps_1"):
+                parts.append(self.taps_1)
+            if hasattr(self, "taps_2"):
+                parts.append(self.taps_2)
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            rows = [part.to(dtype).reshape(-1, part.size(-1)) for part in parts]
+            channels = max([row.size(0) for row in rows])
+            return torch.cat([row.expand(channels, -1) for row in rows], 1)
+
+    def _run(self, x: Tensor) -> Tensor:
         geometry = self._geometry
         if has_torch_function_unary(x):  # a proxy of torch.fx, a subclass, a mode
             if isinstance(x, Tensor):
@@ -183,23 +222,29 @@ class _BlurPool(nn.Module):
 
 
 class _Blur(_BlurPool):
+    @by_name
     def __init__(
-        self, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, channels: int | None = None, constraints: Sequence[str] = (),
-        device: Any = None, dtype: torch.dtype | None = None,
+        self, taps: Any = 3, *positions: Any, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
+        learnable: bool = False, channels: int | None = None, constraints: Sequence[str] = (),
+        device: Any = None, dtype: torch.dtype | None = None, **unknown: Any,
     ) -> None:  # fmt: skip
+        if positions or unknown:
+            refuse(type(self).__name__, False, positions, unknown)
         super().__init__(
             taps, stride, padding, padding_mode, learnable, channels, None, False, device, dtype, constraints
         )
 
 
 class _MaxBlur(_BlurPool):
+    @by_name
     def __init__(
-        self, window: Any = 2, taps: Any = 3, stride: Any = 2, padding: Any = "same", padding_mode: str = "reflect",
-        learnable: bool = False, *, window_padding: Any = 0, window_dilation: Any = 1, recompute: bool = False,
-        channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
-        dtype: torch.dtype | None = None,
+        self, window: Any = 2, *positions: Any, taps: Any = 3, stride: Any = 2, padding: Any = "same",
+        padding_mode: str = "reflect", learnable: bool = False, window_padding: Any = 0, window_dilation: Any = 1,
+        recompute: bool = False, channels: int | None = None, constraints: Sequence[str] = (), device: Any = None,
+        dtype: torch.dtype | None = None, **unknown: Any,
     ) -> None:  # fmt: skip
+        if positions or unknown:
+            taps = taps_by_position(type(self).__name__, positions, unknown, taps)
         prologue = (window, window_padding, window_dilation)
         super().__init__(
             taps, stride, padding, padding_mode, learnable, channels, prologue, recompute, device, dtype, constraints
@@ -216,6 +261,8 @@ class BlurPool2d(_Blur):
     """Anti-aliased downsampling as a module: `aablur.blur_pool2d` with its arguments fixed.
 
     The class itself is an ``aa_layer`` for timm: ``timm.create_model("resnet50", aa_layer=aablur.nn.BlurPool2d)``.
+
+    Arguments after ``taps`` are given by name.
 
     Args:
         taps, stride, padding, padding_mode: as for `aablur.blur_pool2d`. A tensor given as taps becomes a buffer.
@@ -254,6 +301,7 @@ class MaxBlurPool2d(_MaxBlur):
     """Anti-aliased max pooling as a module: `aablur.max_blur_pool2d` with its arguments fixed.
 
     In place of ``nn.MaxPool2d(k, stride, padding)``: ``MaxBlurPool2d(k, stride=stride, window_padding=padding)``.
+    Arguments after ``window`` are given by name (taps of 3 or more may follow it).
 
     Args:
         window, window_padding, window_dilation, recompute: as for `aablur.max_blur_pool2d`.

@@ -12,10 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .bars import BARS, SPEEDUP, Row, best_speedup, rows_of
+from .bars import Row, best_speedup, rows_of
 from .providers import BASELINES, OURS, PROVIDERS
 from .record import Measurement
 from .workloads import DTYPES, LAYOUTS, OPS, PASSES, REGIMES
@@ -57,34 +56,31 @@ def _kind(row: Row) -> tuple[str, str]:
 
 
 def _speedup_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None:
-    """A group of bars a map, a bar a layout and dtype; dashed: the bar to meet on average."""
-    sizes = list(dict.fromkeys(_size(row) for row in rows))
-    width = 0.8 / len(KINDS)
-    for index, kind in enumerate(KINDS):
-        heights = {
-            sizes.index(_size(row)) + (index - 1.5) * width: height
-            for row in rows
-            if _kind(row) == kind and (height := best_speedup(row)) is not None
+    """A group of bars a map, a bar a layout and dtype, from 1 up and down on a logarithmic scale."""
+    groups: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        if (height := best_speedup(row)) is not None:
+            groups.setdefault(_size(row), {})[_kind(row)] = height
+    width = 0.85 / len(KINDS)
+    for kind, colour in zip(KINDS, KIND_COLOURS, strict=True):
+        heights = {  # bars that are there stand side by side, over the map's name
+            place + (list(group).index(kind) - (len(group) - 1) / 2) * width: group[kind]
+            for place, group in enumerate(
+                dict(sorted(g.items(), key=lambda k: KINDS.index(k[0]))) for g in groups.values()
+            )
+            if kind in group
         }
-        if not heights:
-            continue
-        drawn = axes.bar(
-            list(heights),
-            list(heights.values()),
-            width * 0.92,
-            color=KIND_COLOURS[index],
-            label=" ".join(kind),
-        )
-        labels = axes.bar_label(drawn, fmt=_times, fontsize=8, rotation=90, padding=3)
-        for label in labels:
-            label.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        if heights:
+            tops = [h - 1 for h in heights.values()]
+            drawn = axes.bar(list(heights), tops, width * 0.94, 1, color=colour, label=" ".join(kind))
+            axes.bar_label(drawn, [_times(h) for h in heights.values()], fontsize=8, padding=2)
     axes.axhline(1, color="black", linewidth=0.8)
-    for bar in BARS if rows[0][OURS].regime == "memory" else ():
-        if bar.quantity == SPEEDUP and (bar.op, bar.direction) == (op, direction):
-            axes.axhline(bar.limit, color="black", linewidth=0.8, linestyle="--", zorder=0.5)
-    axes.set_xticks(range(len(sizes)), sizes)
-    axes.set_ylabel("best baseline's time / aablur's")
-    axes.margins(y=0.2)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.margins(y=0.12)
 
 
 def _floor_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None:
@@ -128,8 +124,9 @@ def _figure(
     title: str,
     size: tuple[float, float],
     path: Path,
+    height: str = "",
 ) -> Path:
-    """One panel an op and pass, and one legend for all below them."""
+    """One panel an op and pass, and one legend for all below them. All share one scale if it has a name, `height`."""
     columns = min(2, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure, grid = plt.subplots(
@@ -138,7 +135,9 @@ def _figure(
         figsize=(size[0] * columns, size[1] * lines + 1),
         squeeze=False,
         layout="constrained",
+        sharey=bool(height),
     )
+    figure.supylabel(height, fontsize=10)
     legend: dict[str, Artist] = {}
     for axes, place in itertools.zip_longest(grid.flat, panels):
         if place is None:
@@ -162,32 +161,39 @@ def _figure(
     return path
 
 
-def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -> list[Path]:
-    """Write the figures that have data beside the CSV, and name them."""
+def _about(machine: dict[str, str]) -> str:
     about = (
         f"{machine['device']}, {machine['threads']} threads, {machine['isa']}, "
         f"torch {machine['torch']}, aablur {machine['commit']}, {machine['date']}"
     )
-    if machine["freed_memory"] == "kept":
-        about += ", freed memory kept"
+    return about + ", freed memory kept" * (machine["freed_memory"] == "kept")
+
+
+def _panels(measurements: list[Measurement], regime: str) -> dict[tuple[str, str], list[Row]]:
+    return {place: rows for place in itertools.product(OPS, PASSES) if (rows := _rows(measurements, regime, *place))}
+
+
+def draw_speedups(measurements: list[Measurement], machine: dict[str, str], path: Path, regime: str = "memory") -> Path:
+    """The picture of the README: how much faster than the best baseline, map by map."""
+    panels = _panels(measurements, regime)
+    against = [
+        name for name in BASELINES if any(name in row and row[name].ms for rows in panels.values() for row in rows)
+    ]
+    title = f"Times faster than the fastest of {', '.join(against)}: maps {REGIMES[regime]}\n{_about(machine)}"
+    return _figure(panels, _speedup_panel, title, (7.5, 3.2), path, "best baseline's time / aablur's")
+
+
+def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -> list[Path]:
+    """Write the figures that have data beside the CSV, and name them."""
     paths = []
     for regime, where in REGIMES.items():
-        panels: dict[tuple[str, str], list[Row]] = {
-            place: rows for place in itertools.product(OPS, PASSES) if (rows := _rows(measurements, regime, *place))
-        }
+        panels = _panels(measurements, regime)
         if not panels:
             continue
-        against = [
-            name for name in BASELINES if any(name in row and row[name].ms for rows in panels.values() for row in rows)
-        ]
-        title = f"Times faster than the fastest of {', '.join(against)}: maps {where}"
-        if regime == "memory":
-            title += " (dashed: to be reached by the geometric mean)"
-        title += f"\n{about}"
         path = stem.with_name(f"{stem.name}-speedup-{regime}.png")
-        paths.append(_figure(panels, _speedup_panel, title, (7.5, 3.2), path))
+        paths.append(draw_speedups(measurements, machine, path, regime))
         if regime == "memory":
-            title = f"Time over the byte floor (at 1, as fast as memory): maps {where}\n{about}"
+            title = f"Time over the byte floor (at 1, as fast as memory): maps {where}\n{_about(machine)}"
             path = stem.with_name(f"{stem.name}-floor.png")
             most = max(len(rows) for rows in panels.values()) + len(KINDS)
             size = (6.5, 0.19 * most + 0.9)

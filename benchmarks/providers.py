@@ -60,11 +60,11 @@ def in_layout(call: Callable[[Tensor], Tensor], mine: str, row: str) -> Callable
 
 
 def ours(x: Tensor) -> Tensor:
-    return aablur.blur_pool2d(x, TAPS, STRIDE, "same", PADDING_MODE)
+    return aablur.blur_pool2d(x, TAPS, stride=STRIDE, padding_mode=PADDING_MODE)
 
 
 def ours_max(x: Tensor) -> Tensor:
-    return aablur.max_blur_pool2d(x, WINDOW, TAPS, STRIDE, "same", PADDING_MODE)
+    return aablur.max_blur_pool2d(x, WINDOW, taps=TAPS, stride=STRIDE, padding_mode=PADDING_MODE)
 
 
 def provider(name: str, workload: Workload) -> Provider:

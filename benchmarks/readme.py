@@ -1,4 +1,5 @@
-"""Writes the README's table of figures from a results file: python -m benchmarks.readme RESULTS.csv README.md"""
+"""Writes the README's table of figures, and its picture, from a results file:
+python -m benchmarks.readme RESULTS.csv README.md"""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from .page import fill
+from .plots import draw_speedups
+from .record import read
 
 HEAD = (
     "| maps beyond the cache | over `copy_` of the input | faster than eager, its better layout | than `torch.compile` "
@@ -74,6 +77,7 @@ def source(rows: list[Row]) -> str:
 def main(results: str, readme: str) -> None:
     rows = rows_of(Path(results))
     fill(Path(readme), "figures", table(rows) + source(rows))
+    draw_speedups(*read(Path(results)), Path(readme).parent / "docs/speedup-memory.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The CSV: one row a measurement, each with the machine, the versions and the commit."""
 
+from __future__ import annotations
+
 import csv
 import os
 import platform
@@ -9,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -93,6 +96,20 @@ def machine() -> dict[str, str]:
         "commit": commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
     }
+
+
+def read(path: Path) -> tuple[list[Measurement], dict[str, str]]:
+    """The measurements of a results file, and the machine and conditions that all of them share."""
+    with path.open() as file:
+        rows = [row | {"direction": row.pop("pass")} for row in csv.DictReader(file)]
+    own = {f.name: f.type for f in fields(Measurement)}
+    kinds = {"str": str, "float | None": float, "int | None": int}
+
+    def value(name: str, text: str) -> str | float | int | None:
+        return kinds[str(own[name])](text) if text or own[name] == "str" else None
+
+    measurements: list[Any] = [Measurement(**{n: value(n, row[n]) for n in own}) for row in rows]  # pyright: ignore
+    return measurements, {name: text for name, text in rows[0].items() if name not in own}
 
 
 def _cell(value: object) -> object:

@@ -8,6 +8,7 @@ from typing import Any
 
 import oracle
 import torch
+from tolerances import assert_close
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -68,6 +69,13 @@ class Case:
             sizes = [t if isinstance(t, int) else int(t[1:]) for t in self.taps_per_axis]
             return [((k - 1) // 2, k // 2) for k in sizes]
         return [p if isinstance(p, tuple) else (p, p) for p in self.per_axis(self.padding)]
+
+    @property
+    def terms(self) -> int:
+        """Of the longest sum, along all axes: a tap each, or each padded copy of an element in its gradient."""
+        sizes = [t if isinstance(t, int) else int(t[1:]) for t in self.taps_per_axis]
+        axes = zip(self.shape[-self.rank :], sizes, self.pads, strict=True)
+        return sum(max(k, min(n + a + b, k + max(0, a) + max(0, b))) for n, k, (a, b) in axes)
 
 
 def _seed(case: Case, salt: str) -> torch.Generator:
@@ -133,10 +141,11 @@ def make_taps(case: Case, device: str = "cpu") -> tuple[Any, list[Tensor]]:
 
 def call(case: Case, x: Tensor, taps: Any, **options: Any) -> Tensor:
     function = getattr(aablur, case.function)
+    options |= {"taps": taps, "stride": case.stride, "padding": case.padding, "padding_mode": case.padding_mode}
     if case.window is None:
-        return function(x, taps, case.stride, case.padding, case.padding_mode)
+        return function(x, **options)
     options |= {"window_padding": case.window_padding, "window_dilation": case.window_dilation}
-    return function(x, case.window, taps, case.stride, case.padding, case.padding_mode, **options)
+    return function(x, case.window, **options)
 
 
 def judge(case: Case, x: Tensor, taps: Any) -> Tensor:
@@ -170,3 +179,17 @@ def verdict(case: Case, x: Tensor, taps: Any, grad: Tensor) -> list[tuple[Tensor
     if case.window is not None:
         blurred[1] = torch.autograd.grad(pooled, x, blurred[1])[0]
     return list(zip(found, blurred, strict=True))
+
+
+def assert_right(
+    case: Case, results: list[Tensor], expected: list[tuple[Tensor, Tensor]], tensors: list[Tensor]
+) -> None:
+    """Holds an output, the gradient of x if it is there, and those of the tensors in taps against a verdict."""
+    maps, terms = len(results) - len(tensors), case.terms
+    for actual, (wanted, magnitude) in zip(results[:maps], expected[:maps], strict=True):
+        assert actual.dtype == DTYPES[case.dtype]
+        assert_close(actual.cpu(), wanted, magnitude=magnitude, terms=terms)
+    for tap, grad, (wanted, magnitude) in zip(tensors, results[maps:], expected[maps:], strict=True):
+        assert (grad.dtype, grad.shape) == (tap.dtype, tap.shape)
+        sums = DTYPES[case.dtype] if tap.dtype == torch.float64 else tap.dtype
+        assert_close(grad.cpu(), wanted, sums, magnitude=magnitude, taps=True, terms=terms)

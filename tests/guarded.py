@@ -137,7 +137,7 @@ def run_found() -> None:
         for mode, at_end in itertools.product(MODES, (True, False)):
             print(f"{shape} k{k} s{stride} p{padding} {mode} {dtype} at_end={at_end}", file=sys.stderr, flush=True)
             x = memory.random(shape, "channels_last", dtype, at_end).requires_grad_()
-            y = aablur.blur_pool2d(x, k, stride, padding, mode)
+            y = aablur.blur_pool2d(x, k, stride=stride, padding=padding, padding_mode=mode)
             y.backward(torch.ones_like(y))
 
 

@@ -221,12 +221,12 @@ def check_only_halos_move() -> None:
         (4, 4, "replicate", int(me > 0), int(me < world - 1)),
     ):
         with listening() as rows:
-            y = aablur.blur_pool2d(x, taps, stride, padding_mode=mode)
+            y = aablur.blur_pool2d(x, taps, stride=stride, padding_mode=mode)
             assert rows == [forward], (rows, forward)
             y.sum().backward()
             assert rows == [forward, backward], (rows, forward, backward)
     with silent():  # filters that do not overlap
-        y = aablur.blur_pool2d(x, 2, 2, padding=0)
+        y = aablur.blur_pool2d(x, 2, padding=0)
         y.backward(torch.ones_like(y))
 
 
@@ -238,7 +238,7 @@ def check_bad_input() -> None:
     x = torch.randn(2, 4, 16, 16)
     sharded = place(x, line, [Shard(2)])
     refused(lambda: aablur.blur_pool2d(place(x, plane, [Shard(2), Shard(2)])), ValueError, "x must be", "spatial axis")
-    refused(lambda: aablur.blur_pool2d(sharded, 3, 0), ValueError, "stride must be from 1")
+    refused(lambda: aablur.blur_pool2d(sharded, 3, stride=0), ValueError, "stride must be from 1")
     refused(lambda: aablur.blur_pool2d(sharded, 3, padding_mode="mirror"), ValueError, "padding_mode must be one of")
     refused(lambda: aablur.max_blur_pool2d(sharded, 17), ValueError, "window must fit the map")
     refused(lambda: aablur.blur_pool2d(sharded, 9, padding=((-9, 0), (0, 0))), ValueError, "output would be empty")

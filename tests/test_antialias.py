@@ -143,7 +143,7 @@ def test_patches_are_blurred_first() -> None:
     conv = nn.Conv2d(3, 8, 4, 4)
     x = torch.randn(2, 3, 32, 32)
     model = antialias(nn.Sequential(conv), x)
-    torch.testing.assert_close(out(model, x), F.conv2d(blur(x, 1), conv.weight, conv.bias, 4))
+    torch.testing.assert_close(out(model, x), F.conv2d(blur(x, 1, 7), conv.weight, conv.bias, 4))
 
 
 def test_patches_exactly() -> None:
@@ -220,7 +220,7 @@ FUNCTIONS = {
     "average": (lambda x: F.avg_pool2d(x, kernel_size=2), blur),
     "by keywords": (lambda x: F.avg_pool2d(input=x, kernel_size=2), blur),
     "adaptive by keywords": (
-        lambda x: F.adaptive_avg_pool2d(input=x, output_size=4), lambda x: F.adaptive_avg_pool2d(blur(x, 1), 4)
+        lambda x: F.adaptive_avg_pool2d(input=x, output_size=4), lambda x: F.adaptive_avg_pool2d(blur(x, 1, 7), 4)
     ),
     "convolution by keywords": (
         lambda x: F.relu(F.conv2d(input=x, weight=KERNEL, stride=2, padding=1)),
@@ -237,7 +237,7 @@ FUNCTIONS = {
     "interpolate": (
         lambda x: F.interpolate(x, scale_factor=0.5), lambda x: F.interpolate(blur(x, 1), scale_factor=0.5)
     ),
-    "adaptive": (lambda x: F.adaptive_max_pool2d(x, 4), lambda x: F.adaptive_max_pool2d(blur(x, 1), 4)),
+    "adaptive": (lambda x: F.adaptive_max_pool2d(x, 4), lambda x: F.adaptive_max_pool2d(blur(x, 1, 7), 4)),
     "unfold": (lambda x: F.unfold(x, 2, stride=2), lambda x: F.unfold(blur(x, 1), 2, stride=2)),
     "swish written out": (
         lambda x: (y := F.conv2d(x, KERNEL, stride=2, padding=1)) * torch.sigmoid(y),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import warnings
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from plain import blur, out
 from torch import nn
-from zoo import ZOO, Functional, Shared, warm
+from zoo import ZOO, Functional, Run, Shared, warm
 
 import aablur
 from aablur.models import antialias, audit, repairs, restore
 from aablur.models.aliasing import equivariance_error
 from aablur.models.example import picture_noise
+from aablur.models.filters import triangle
 
 pytestmark = pytest.mark.filterwarnings("ignore:antialias. this model may be trained")
 
@@ -201,6 +203,79 @@ def test_half_and_double() -> None:
     for dtype in (torch.bfloat16, torch.float64):
         model, x = Shared().to(dtype), torch.randn(1, 3, 32, 32, dtype=dtype)
         assert out(antialias(model, x, strength=0.5), x).dtype == dtype
+
+
+STRIDES = {
+    "resize": lambda s: Run(lambda x: F.interpolate(x, scale_factor=1 / s)),
+    "resize, bilinear": lambda s: Run(lambda x: F.interpolate(x, scale_factor=1 / s, mode="bilinear")),
+    "slice": lambda s: Run(lambda x: x[..., ::s, ::s]),
+    "max": lambda s: nn.Sequential(nn.MaxPool2d(s)),
+    "average": lambda s: nn.Sequential(nn.AvgPool2d(s)),
+    "average, other window": lambda s: nn.Sequential(nn.AvgPool2d(2 * s + 1, s)),
+    "adaptive": lambda s: nn.Sequential(nn.AdaptiveMaxPool2d(48 // s)),
+    "unshuffle": lambda s: nn.Sequential(nn.PixelUnshuffle(s)),
+    "patches": lambda s: nn.Sequential(nn.Conv2d(2, 3, s, s)),
+    "convolution": lambda s: nn.Sequential(nn.Conv2d(2, 3, 3, s, 1)),
+    "1x1": lambda s: nn.Sequential(nn.Conv2d(2, 3, 1, s)),
+}
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", STRIDES)
+def test_the_filter_grows_with_the_stride(name: str, stride: int) -> None:
+    """By its response: what a stride leaves after the repair is not more than what 3 taps leave of noise at 2."""
+    x = torch.randn(2, 2, 48, 48)
+    for where in ("after_activation", "before") if "conv" in name else ("after_activation",):
+        model = STRIDES[name](stride)
+        shape = out(model, x).shape
+        before, after = audit(model, x).sites, audit(antialias(model, x, where=where), x).sites
+        assert out(model, x).shape == shape
+        assert [s.filter for s in after] == ["blur"] and after[0].stride == before[0].stride
+        if where == "after_activation":
+            assert after[0].aliasing < 0.25 and after[0].aliasing < before[0].aliasing / 2  # pyright: ignore
+
+
+def test_the_filter_of_a_stride() -> None:
+    """max(0, 1 - |n| / s) over its sum; at the new Nyquist limit (1 / (s * sin(pi / 2s)))^4 of the power."""
+    assert triangle(2) == triangle(1.4) == (0.25, 0.5, 0.25)
+    assert triangle(3) == pytest.approx([1 / 9, 2 / 9, 3 / 9, 2 / 9, 1 / 9])
+    for stride in (2, 3, 4, 7, 8, 16):
+        taps = torch.tensor(triangle(stride), dtype=torch.float64)
+        wave = torch.exp(1j * math.pi / stride * torch.arange(len(taps)))
+        assert float((taps * wave).sum().abs() ** 2) == pytest.approx((stride * math.sin(math.pi / 2 / stride)) ** -4)
+    for stride in (2.2, 2.5, 3.7, 5.3):
+        taps = torch.tensor(triangle(stride), dtype=torch.float64)
+        response = torch.fft.rfft(taps, 4096).abs().square()[math.ceil(2048 / stride) :]
+        assert len(taps) == 2 * math.ceil(stride) - 1 and float(taps.sum()) == pytest.approx(1)
+        assert float(response.max()) <= 0.25
+
+
+def test_taps_that_are_given_are_kept() -> None:
+    x = torch.randn(1, 2, 64, 64)
+    for taps in (3, {"0": 3}, lambda site: 3):
+        model = antialias(nn.Sequential(nn.MaxPool2d(4)), x, taps=taps)
+        assert model[0].blur_instead.taps == (3, 3)
+        torch.testing.assert_close(out(model, x), blur(F.max_pool2d(x, 4, 1), 4))
+    model = antialias(nn.Sequential(nn.MaxPool2d(4), nn.MaxPool2d(4)), x, taps={"0": 5})
+    assert [model[i].blur_instead.taps for i in (0, 1)] == [(5, 5), (7, 7)]
+
+
+@pytest.mark.parametrize("options", [{"learnable": True}, {"learnable": True, "per_channel": True}, {"strength": 0.5}])
+def test_options_of_longer_filters(options: dict[str, Any]) -> None:
+    x = torch.randn(1, 2, 64, 64)
+    model = antialias(nn.Sequential(nn.MaxPool2d(4)), x, **options)
+    y = F.max_pool2d(x, 4, 1)
+    if "strength" in options:
+        k = torch.tensor([1.0, 2, 3, 20, 3, 2, 1]) / 32
+        y = F.conv2d(F.pad(y, (3, 3, 3, 3), mode="reflect"), (k[:, None] * k).expand(2, 1, -1, -1), stride=4, groups=2)
+    else:
+        y = blur(y, 4, 7)
+    torch.testing.assert_close(out(model, x), y)
+    assert (len(list(model.parameters())) == 2) == ("learnable" in options)
+    loaded = antialias(nn.Sequential(nn.MaxPool2d(4)), x, **options)
+    loaded.load_state_dict(model.state_dict())
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded):
+        assert torch.equal(out(again, x), out(model, x))
 
 
 # ---- warnings and errors ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import antialiased_cnns
 import kornia
+import numpy as np
 import peers
 import pytest
 import scipy.fft
@@ -58,6 +59,7 @@ KINDS = {
     "adaptive_pool": (lambda x: F.adaptive_avg_pool2d(x, (4, 1)), (4.0,), (16,)),
     "adaptive_pool max": (lambda x: F.adaptive_max_pool2d(x, 4), (4.0, 4.0), (16, 16)),
     "slice": (lambda x: x[:, :, 1::2, ::3], (2, 3), (16, 16)),
+    "slice of chosen channels": (lambda x: x[:, [0, 2], ::2, 1::2], (2, 2), (16, 16)),
     "slice last": (lambda x: x[..., ::2, :][..., 0:9], (2,), (16,)),
     "space_to_depth unshuffle": (lambda x: F.pixel_unshuffle(x, 2), (2, 2), (16, 16)),
     "space_to_depth slices": (
@@ -80,6 +82,13 @@ KINDS = {
         lambda x: x[..., torch.arange(0, 16, 2)[:, None], torch.arange(0, 16, 3)[None]], (2, 3), (16, 16)
     ),
     "index of two": (lambda x: x[:, :, :, torch.arange(0, 16, 2)][:, :, 1:], (2,), (16,)),
+    "index list": (lambda x: x[:, :, list(range(0, 16, 2))], (2,), (16,)),
+    "index range": (lambda x: x[..., range(0, 16, 4)], (4,), (16,)),
+    "index array": (lambda x: x[:, :, np.arange(0, 16, 2)], (2,), (16,)),
+    "index gather": (lambda x: x.gather(3, torch.arange(0, 16, 2).expand(2, 4, 16, 8)), (2,), (16,)),
+    "index along": (
+        lambda x: torch.take_along_dim(x, torch.arange(0, 16, 2)[:, None].expand(1, 1, 8, 1), 2), (2,), (16,)
+    ),
     "index uneven": (lambda x: x[:, :, torch.tensor([0, 1, 4, 6, 9, 10, 15])], (2.5,), (16,)),
     "as_strided": (lambda x: torch.as_strided(x, (2, 4, 8, 4), (1024, 256, 32, 4)), (2, 4), (16, 16)),
     "grid_sample": (lambda x: F.grid_sample(x, _grid(8, 8), align_corners=False), (2.0, 2.0), (16, 16)),
@@ -87,6 +96,10 @@ KINDS = {
     "fractional_pool module": (lambda x: nn.FractionalMaxPool2d(2, output_ratio=0.5)(x), (2.0, 2.0), (16, 16)),
     "reduce mean": (lambda x: x.view(2, 4, 8, 2, 4, 4).mean((3, 5)), (2, 4), (16, 16)),
     "reduce amax": (lambda x: x.reshape(2, 4, 8, 2, 8, 2).amax(dim=(-1, -3)), (2, 2), (16, 16)),
+    "reduce in two views": (lambda x: x.unflatten(3, (8, 2)).unflatten(2, (4, 4)).amax((3, 5)), (4, 2), (16, 16)),
+    "reduce entries": (lambda x: x.view(2, 4, 8, 2, 8, 2)[:, :, :, 0, :, 1], (2, 2), (16, 16)),
+    "reduce select": (lambda x: x.view(2, 4, 8, 2, 16).select(3, 0), (2,), (16,)),
+    "reduce phases": (lambda x: _phases(x.view(2, 4, 8, 2, 8, 2)), (2, 2), (16, 16)),
     "reduce an axis": (lambda x: x.unflatten(2, (8, 2)).max(3).values, (2,), (16,)),
     "reduce the last": (lambda x: torch.mean(x.view(2, 4, 16, 4, 4), dim=-1), (4,), (16,)),
     "interpolate": (lambda x: F.interpolate(x, scale_factor=0.5), (2.0, 2.0), (16, 16)),
@@ -111,6 +124,14 @@ def _windows(x: Tensor) -> Tensor:  # of Swin: B, H, W, C
 def _heads(x: Tensor) -> Tensor:
     q, k, v = x.flatten(2).transpose(1, 2).reshape(2, 256, 1, 2, 2).expand(2, 256, 3, 2, 2).permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(2, 256, 4)
+
+
+def _phases(x: Tensor) -> Tensor:
+    return torch.cat([x[..., i, :, j] for i in (0, 1) for j in (0, 1)], 1)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return torch.stack([-x[..., 1], x[..., 0]], -1)
 
 
 NONE = {
@@ -150,6 +171,11 @@ NONE = {
     "groups of channels": lambda x: x.view(2, 2, 2, 16, 16).mean((2, 3, 4)),
     "groups of channels, maximum": lambda x: x.view(2, 2, 2, 16, 16).amax(2),
     "heads of tokens": lambda x: x.view(2, 16, 64).view(2, 16, 8, 8).sum(-1),
+    "gathered by the map": lambda x: x.gather(3, x.argsort(3)),
+    "pairs, by entries": lambda x: _pairs(x.view(2, 4, 16, 8, 2)),
+    "queries and keys": lambda x: x.flatten(2).mT.reshape(2, 256, 2, 2).permute(2, 0, 1, 3)[0],
+    "a picture": lambda x: x[1],
+    "a row": lambda x: x[:, :, 3],
     "whole axes": lambda x: x.view(2, 4, 16, 4, 4).mean((3, 4)),
     "map to tokens and back": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(2, 4, 16, 16),
 }
@@ -210,11 +236,11 @@ FILTERS: dict[str, tuple[nn.Module, str | None]] = {
     "averages, one after the other": (nn.Sequential(nn.AvgPool2d(2, 1), nn.AvgPool2d(2)), "blur"),
     "average of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).mean((3, 5))), "average"),
     "maximum of split axes": (Run(lambda x: x.view(2, 4, 8, 2, 8, 2).amax((3, 5))), None),
-    "3 taps, stride 3": (aablur.nn.BlurPool2d(3, 3), "weak"),
-    "3 taps, stride 4": (aablur.nn.BlurPool2d(3, 4), "weak"),
-    "3 taps, stride 8": (aablur.nn.BlurPool2d(3, 8), "weak"),
-    "9 taps, stride 4": (aablur.nn.BlurPool2d(9, 4), "blur"),
-    "2 taps, stride 8": (aablur.nn.BlurPool2d(2, 8), None),
+    "3 taps, stride 3": (aablur.nn.BlurPool2d(3, stride=3), "weak"),
+    "3 taps, stride 4": (aablur.nn.BlurPool2d(3, stride=4), "weak"),
+    "3 taps, stride 8": (aablur.nn.BlurPool2d(3, stride=8), "weak"),
+    "9 taps, stride 4": (aablur.nn.BlurPool2d(9, stride=4), "blur"),
+    "2 taps, stride 8": (aablur.nn.BlurPool2d(2, stride=8), None),
     "3 taps along one axis": (aablur.nn.BlurPool2d((3, 1)), None),
     "taps of a tensor": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([0.25, 0.5, 0.25]))), "blur"),
     "taps of a high-pass filter": (Run(lambda x: aablur.blur_pool2d(x, torch.tensor([-0.5, 1.5, 0.0]))), None),
@@ -569,7 +595,7 @@ def test_messages_hold_no_tensors() -> None:
     for call in (
         lambda: audit(nn.MaxPool2d(2), x, shift=x), lambda: audit(nn.MaxPool2d(2), {"x": [1, "a"]}),
         lambda: audit(nn.MaxPool2d(2), [x.numpy()]), lambda: aablur.accelerate(nn.MaxPool2d(2), fuse_max=x),
-        lambda: aablur.blur_pool2d(x, stride=x), lambda: aablur.blur_pool2d(x, 3, 1, [x, 2]),
+        lambda: aablur.blur_pool2d(x, stride=x), lambda: aablur.blur_pool2d(x, padding=[x, 2]),
         lambda: aablur.nn.BlurPool2d(channels=x), lambda: aablur.blur_pool2d(x, {"taps": x}),
         lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], [x]),
         lambda: aablur.robustness.measure(nn.Flatten(), [(x, [0])], mean=x[0, 0, 0] / 0, std=1.0),

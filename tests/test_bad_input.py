@@ -256,3 +256,55 @@ def test_backends_from_the_environment() -> None:
     unknown = python(show, AABLUR_CPU_ISA="sse9")
     assert unknown.returncode != 0
     assert "AABLUR_CPU_ISA must be avx512, avx2 or portable" in unknown.stderr and "not sse9" in unknown.stderr
+
+
+# ---- positions and names of other libraries ----------------------------------------------------------
+
+POOLS = [*[getattr(aablur, name) for name in BLURS + MAXES], *map(module_of, BLURS + MAXES)]
+
+
+def called(pool: Any) -> tuple[Any, list[Any], bool]:
+    """A pool with its map, if it is a function, and whether it has a max."""
+    name = pool.__name__
+    return pool, [] if isinstance(pool, type) else [good(name)], "max" in name.lower()
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda p: p.__name__)
+def test_positions_that_mean_other_things_elsewhere(pool: Any) -> None:
+    """`MaxBlurPool2d(3, 2, 1)` as nn.MaxPool2d's, `BlurPool2d(16, 3, 2)` as adobe's."""
+    f, x, is_max = called(pool)
+    if is_max:
+        fails(TypeError, (f"{f.__name__}: arguments after window", "by name", "got 2 ", "stride=2"), f, *x, 3, 2)
+        fails(TypeError, ("got 2, 1 by position", "stride=2, window_padding=1"), f, *x, 3, 2, 1)
+        fails(TypeError, ("got 3, 2 by position", "stride=3, window_padding=2"), f, *x, 2, 3, 2)
+        fails(TypeError, ("stride=2, window_padding=1, window_dilation=1",), f, *x, 3, 2, 1, 1, True)
+        fails(TypeError, ("got 5 by position",), f, *x, 2, 5, taps=7)
+    else:
+        fails(TypeError, (f"{f.__name__}: arguments after taps", "by name", "got 3, 2", "stride="), f, *x, 16, 3, 2)
+        fails(TypeError, ("got 2 by position", "stride=", "channels="), f, *x, 3, 2)
+
+
+@pytest.mark.parametrize("name", BLURS + MAXES)
+def test_what_may_stay_a_position(name: str) -> None:
+    f, module, x = getattr(aablur, name), module_of(name), good(name)
+    if name in BLURS:
+        calls = [((5,), {"taps": 5})]
+    else:
+        calls = [((3,), {"window": 3}), ((3, 5), {"window": 3, "taps": 5})]
+        taps = torch.rand(4)
+        calls += [((2, taps), {"window": 2, "taps": taps}), ((2, (2,) * rank_of(name)), {"window": 2, "taps": 2})]
+    for args, kwargs in calls:
+        assert torch.equal(f(x, *args), f(x, **kwargs)) and torch.equal(module(*args)(x), module(**kwargs)(x))
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda p: p.__name__)
+def test_names_of_other_libraries(pool: Any) -> None:
+    f, x, is_max = called(pool)
+    for name, of_max, of_blur in (
+        ("kernel_size", "window", "taps"), ("filt_size", "taps", "taps"), ("dilation", "window_dilation", ""),
+        ("pad_type", "padding_mode", "padding_mode"), ("max_pool_size", "window", ""), ("nonsense", "", ""),
+    ):  # fmt: skip
+        meant = of_max if is_max else of_blur
+        said = (f"{f.__name__}: there is no argument {name}", f", it is called {meant}" if meant else name)
+        fails(TypeError, said, f, *x, **{name: 3})
+        fails(TypeError, said, f, *x, 3, **{name: 3})

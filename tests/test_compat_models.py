@@ -37,7 +37,7 @@ def test_kornia_functions() -> None:
     with pytest.warns(DeprecationWarning, match="ceil_mode"):
         assert ours.MaxBlurPool2D(3, ceil_mode=True).ceil_mode
     wide = ours.blur_pool2d(x, (3, 5))  # the peer wants squares
-    torch.testing.assert_close(wide, aablur.blur_pool2d(x, (3, 5), 2, "same", "zeros"))
+    torch.testing.assert_close(wide, aablur.blur_pool2d(x, (3, 5), padding_mode="zeros"))
 
 
 def test_composer_functions() -> None:

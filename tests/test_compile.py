@@ -19,7 +19,7 @@ import aablur
 
 def net(x: Tensor, taps: Tensor) -> Tensor:
     x = aablur.blur_pool2d(x.relu(), 4, padding_mode="circular")
-    x = aablur.max_blur_pool2d(x, 2, (taps, 3), 1)
+    x = aablur.max_blur_pool2d(x, taps=(taps, 3), stride=1)
     return aablur.max_blur_pool2d(x * 2, (3, 2), window_padding=1, recompute=True).sin()
 
 

@@ -104,7 +104,7 @@ def test_onnx_is_one_conv(padding_mode: str, taps: int, dtype: torch.dtype) -> N
     ("module", "shape"),
     [
         (aablur.nn.BlurPool1d(4), (2, 4, 9)),
-        (aablur.nn.BlurPool3d((3, 2, 4), (1, 2, 3), padding_mode="zeros"), (2, 4, 6, 7, 9)),
+        (aablur.nn.BlurPool3d((3, 2, 4), stride=(1, 2, 3), padding_mode="zeros"), (2, 4, 6, 7, 9)),
         (aablur.nn.MaxBlurPool3d(2, 3, padding_mode="replicate"), (2, 4, 6, 7, 9)),
         (aablur.nn.BlurPool2d(3, padding=(-1, 2)), (2, 4, 8, 9)),
         (aablur.nn.BlurPool2d(3, padding=(-1, 2), padding_mode="zeros"), (2, 4, 8, 9)),

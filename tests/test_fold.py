@@ -37,7 +37,9 @@ CONVS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("stride", [1, 2, (1, 2)])
 def test_a_blur_before_a_convolution(conv: dict[str, Any], mode: str, stride: Any) -> None:
     for taps, learnable in ((2, False), (3, False), ((4, 5), False), (3, True), (torch.rand(4, 3), False)):
-        blur = aablur.nn.BlurPool2d(taps, stride, "same", mode, learnable, channels=4 if learnable else None)
+        blur = aablur.nn.BlurPool2d(
+            taps, stride=stride, padding_mode=mode, learnable=learnable, channels=4 if learnable else None
+        )
         for p in blur.parameters():
             nn.init.uniform_(p)
         model = nn.Sequential(blur, nn.Conv2d(4, 8, **conv)).double()
@@ -50,13 +52,15 @@ def test_a_blur_before_a_convolution(conv: dict[str, Any], mode: str, stride: An
 
 @pytest.mark.parametrize("padding", [0, 2, ((0, 3), (2, 0)), ((1, 1), (0, 1))])
 def test_paddings_of_the_blur(padding: Any) -> None:
-    model = nn.Sequential(aablur.nn.BlurPool2d(4, 1, padding, "zeros"), nn.Conv2d(3, 4, 3, 2)).double()
+    model = nn.Sequential(
+        aablur.nn.BlurPool2d(4, stride=1, padding=padding, padding_mode="zeros"), nn.Conv2d(3, 4, 3, 2)
+    ).double()
     x = torch.randn(1, 3, 15, 18, dtype=torch.float64)
     torch.testing.assert_close(out(fold(model, x), x), out(model, x))
 
 
 def test_a_blur_that_crops_is_left() -> None:
-    model = nn.Sequential(aablur.nn.BlurPool2d(3, 1, ((-1, 1), (0, 0))), nn.Conv2d(3, 4, 3, 2))
+    model = nn.Sequential(aablur.nn.BlurPool2d(3, stride=1, padding=((-1, 1), (0, 0))), nn.Conv2d(3, 4, 3, 2))
     with pytest.warns(UserWarning, match="crops"):
         assert blurs(fold(model, torch.randn(1, 3, 15, 18))) == 1
 
@@ -64,8 +68,8 @@ def test_a_blur_that_crops_is_left() -> None:
 def test_other_ranks() -> None:
     x1, x3 = torch.randn(2, 3, 17).double(), torch.randn(2, 3, 9, 8, 7).double()
     for blur, conv, x in (
-        (aablur.nn.BlurPool1d(5, 2), nn.Conv1d(3, 4, 3, 2), x1),
-        (aablur.nn.BlurPool3d((1, 3, 2), 1), nn.Conv3d(3, 4, 2, 2), x3),
+        (aablur.nn.BlurPool1d(5), nn.Conv1d(3, 4, 3, 2), x1),
+        (aablur.nn.BlurPool3d((1, 3, 2), stride=1), nn.Conv3d(3, 4, 2, 2), x3),
     ):
         model = nn.Sequential(blur, conv).double()
         torch.testing.assert_close(out(fold(model, x), x), out(model, x))
@@ -73,7 +77,7 @@ def test_other_ranks() -> None:
 
 def test_circular_padding_on_both_sides() -> None:
     conv = nn.Conv2d(3, 4, 3, 2, 1, padding_mode="circular")
-    model = nn.Sequential(aablur.nn.BlurPool2d(5, 2, padding_mode="circular"), conv).double()
+    model = nn.Sequential(aablur.nn.BlurPool2d(5, padding_mode="circular"), conv).double()
     x = torch.randn(1, 3, 16, 24, dtype=torch.float64)
     torch.testing.assert_close(out(fold(model, x), x), out(model, x))
     with pytest.warns(UserWarning, match="left as it was"):
@@ -110,7 +114,7 @@ def test_a_repaired_resnet() -> None:
 
 
 def test_approximate_folds_are_exact_inside() -> None:
-    model = nn.Sequential(aablur.nn.BlurPool2d(3, 1, padding_mode="zeros"), nn.Conv2d(3, 4, 3, 2, 1)).double()
+    model = nn.Sequential(aablur.nn.BlurPool2d(3, stride=1, padding_mode="zeros"), nn.Conv2d(3, 4, 3, 2, 1)).double()
     x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
     with pytest.warns(UserWarning, match="differ at the border"):
         folded = fold(model, x, border="approximate")

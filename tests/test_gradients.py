@@ -36,20 +36,22 @@ def check(function: Any, *inputs: Any) -> None:
 class TestNumericalGradients:
     def test_blur(self, rank: int, mode: str) -> None:
         f = getattr(aablur, f"blur_pool{rank}d")
-        check(lambda x: f(x, 3, 2, "same", mode), distinct(2, 1, *SIZES[rank]))
-        check(lambda x: f(x, 4, 1, 5, mode), distinct(1, *SIZES[rank]))
+        check(lambda x: f(x, padding_mode=mode), distinct(2, 1, *SIZES[rank]))
+        check(lambda x: f(x, 4, stride=1, padding=5, padding_mode=mode), distinct(1, *SIZES[rank]))
 
     @pytest.mark.parametrize("rows", [(), (2,)], ids=["shared", "channel"])
     def test_blur_with_taps(self, rank: int, mode: str, rows: tuple[int, ...]) -> None:
         f = getattr(aablur, f"blur_pool{rank}d")
         x = distinct(1, 2, *SIZES[rank])
-        check(lambda x, *taps: f(x, taps, 2, 2, mode), x, *[filters(*rows, 2 + i) for i in range(rank)])
+        check(
+            lambda x, *taps: f(x, taps, padding=2, padding_mode=mode), x, *[filters(*rows, 2 + i) for i in range(rank)]
+        )
 
     @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
     def test_max_blur(self, rank: int, mode: str, recompute: bool) -> None:
         f = getattr(aablur, f"max_blur_pool{rank}d")
-        options = {"window_padding": 1, "recompute": recompute}
-        check(lambda x: f(x, 2, 3, 2, "same", mode, **options), distinct(1, 2, *SIZES[rank]))
+        options = {"window_padding": 1, "padding_mode": mode, "recompute": recompute}
+        check(lambda x: f(x, 2, **options), distinct(1, 2, *SIZES[rank]))
 
     @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])
     @pytest.mark.parametrize("rows", [(), (2,)], ids=["shared", "channel"])
@@ -57,7 +59,8 @@ class TestNumericalGradients:
         f = getattr(aablur, f"max_blur_pool{rank}d")
         size = SIZES[rank] if rank < 3 else (2, 3, 3)
         x = distinct(1, 2, *size)
-        check(lambda x, taps: f(x, 2, taps, 2, 1, mode, recompute=recompute), x, filters(*rows, 3))
+        options = {"padding": 1, "padding_mode": mode, "recompute": recompute}
+        check(lambda x, taps: f(x, 2, taps, **options), x, filters(*rows, 3))
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_isas import available
+from isas import available
 
 TESTS = Path(__file__).parent
 

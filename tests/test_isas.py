@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from isas import available
 
 from aablur import backends
 
 TESTS = Path(__file__).parent
-NEEDS = {
-    "portable": set(),
-    "avx2": {"avx2", "fma", "bmi2", "f16c"},
-    "avx512": {"avx2", "fma", "bmi2", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq"},
-}
-
-
-def available() -> list[str]:
-    """From the kernel's own list, not the library's."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return ["portable"]
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = set(next(line for line in lines if line.startswith("flags")).split())
-    return [isa for isa, needs in NEEDS.items() if needs <= flags]
 
 
 def run(isa: str, *command: str) -> str:

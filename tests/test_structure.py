@@ -27,13 +27,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry", "extras", "files"),
-    ("backends", "triton_kernels", "reference", "tiles"),
+    ("progress", "backends", "triton_kernels", "reference", "tiles"),
     ("triton_banded",),
-    ("triton_ops", "decomposition", "sharding"),
+    ("triton_ops", "decomposition", "sharding", "arguments"),
     ("ops",),
     ("functional", "inductor"),
     ("nn", "distributed"),
-    ("compat",),
+    ("compat", "selfcheck"),
     ("models",),
     ("robustness",),
     ("cli",),
@@ -77,6 +77,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_the_import_reader_reads() -> None:
     assert imported(PACKAGE / "ops.py") == {
+        "arguments",
         "backends",
         "decomposition",
         "reference",
@@ -186,7 +187,7 @@ def test_axes_are_told_alike_in_words() -> None:
         r"^  int64_t (.+);", (ROOT / "csrc" / "core" / "axis.h").read_text().split("struct Axis")[1], re.M
     )
     assert re.findall(r"(\w+) = [01]", ", ".join(members))[:8] == ["size", *names]
-    for rank in (1, 2, 3):
+    for rank in (1, 2, 3):  # what is given by position to be refused is not shown
         blur = inspect.signature(getattr(aablur, f"blur_pool{rank}d")).parameters
         assert list(blur) == ["x", "taps", "stride", "padding", "padding_mode"]
         most = inspect.signature(getattr(aablur, f"max_blur_pool{rank}d")).parameters

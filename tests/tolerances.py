@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FEW = 20  # terms, along all axes
 TOLERANCES = {  # dtype: (absolute, relative); the worst of all cases is a fourth of it
     torch.float64: (2e-15, 0.0),  # a few roundings of 2**-53 along each axis
     torch.float32: (1e-6, 0.0),  # the same of 2**-24
@@ -35,6 +36,7 @@ def assert_close(
     *,
     magnitude: Tensor | None = None,
     taps: bool = False,
+    terms: int = 0,
 ) -> None:
     """What is not finite must be equal.
 
@@ -44,12 +46,14 @@ def assert_close(
         dtype: the dtype that sums were taken in and results rounded to; that of `actual` by default.
         magnitude: of each number expected; by default, four times the largest of them all.
         taps: a gradient of taps.
+        terms: added up, one after the other, where they are more than what TOLERANCES is for.
     """
     assert actual.shape == expected.shape, (actual.shape, expected.shape)
     dtype = dtype or actual.dtype
     absolute, relative = TOLERANCES[dtype]
     if taps:
         absolute = TAPS_ABSOLUTE[dtype]
+    absolute *= max(1, terms / FEW)
     actual, expected, smallest = actual.double(), expected.double(), SMALLEST.get(actual.dtype, 0)
     magnitude = torch.full_like(expected, 4 * largest(expected)) if magnitude is None else magnitude
     allowed = absolute * magnitude + relative * expected.abs() + smallest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed
@@ -77,6 +77,16 @@ class Spec:
         words = (op, tuple(sizes), stride, padding, padding_mode)
         return cls((*words, window), Geometry(*words, *(window or ())))
 
+    def for_script(self) -> tuple[list[int], list[int], str, list[int]]:
+        """The arguments of `scripted`."""
+        axes, mode = self.geometry.axes, self.geometry.padding_mode
+        pads = [p for a in reversed(axes) for p in (a.before, a.after)]
+        window = [
+            n for name in ("window", "window_padding", "window_dilation") for n in (getattr(a, name) for a in axes)
+        ]
+        has_max = self.words[-1] is not None
+        return [a.stride for a in axes], pads, "constant" if mode == "zeros" else mode, window if has_max else [0]
+
 
 def plain(
     x: Tensor, filt: Tensor, op: str, sizes: tuple[int, ...], stride: Any, padding: Any, padding_mode: str, window: Any
@@ -107,6 +117,27 @@ def plain(
         y = y.to(x.dtype)
         y = y if x.ndim == rank + 2 else y.squeeze(0)
         return reference.in_layout(y, rank, reference.prefers_channels_last(x, rank))
+
+
+def scripted(
+    x: Tensor, filt: Tensor, stride: list[int], pads: list[int], padding_mode: str, window: list[int]
+) -> Tensor:
+    """`plain` in the words of torch.jit.script.
+
+    Args:
+        pads, padding_mode: as F.pad takes them.
+        window: size, padding and dilation of the max along each axis; or [0].
+    """
+    rank, channels = len(stride), x.size(-1 - len(stride))
+    if rank == 1:
+        if len(window) > 1:
+            x = F.max_pool1d(x, window[0], 1, window[1], window[2])
+        weight = filt.to(x.dtype).reshape(-1, 1, filt.size(-1)).expand(channels, 1, -1)
+        return F.conv1d(F.pad(x, pads, padding_mode), weight, None, stride, groups=channels)
+    if len(window) > 1:
+        x = F.max_pool2d(x, window[:2], 1, window[2:4], window[4:])
+    weight = filt.to(x.dtype).reshape(-1, 1, filt.size(-2), filt.size(-1)).expand(channels, 1, -1, -1)
+    return F.conv2d(F.pad(x, pads, padding_mode), weight, None, stride, groups=channels)
 
 
 def run(x: Tensor, filt: Tensor, spec: Spec, read: tuple[bool, Tensor | None]) -> Tensor:
@@ -162,11 +193,19 @@ class Blur(nn.Module):
 
     rank: ClassVar[int] = 2
     filter_name: ClassVar[str] = "filt"
+    __jit_unused_properties__: ClassVar[list[str]] = ["is_max", "is_separable"]
 
-    _read: tuple[bool, Tensor | None] = (True, None)
-    _spec: Spec
-    _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
-    _values: tuple[Tensor, ...] = ()  # what was read, on the host
+    _read = (True, None)
+    _values = ()
+    if TYPE_CHECKING:  # torch.jit.script reads annotations of attributes, and does not know these
+        _read: tuple[bool, Tensor | None]
+        _spec: Spec
+        _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
+        _values: tuple[Tensor, ...]  # what was read, on the host
+        filt: Tensor
+        kernel: Tensor
+        filt2d: Tensor
+        blur_filter: Tensor
 
     def _prepare(self) -> None:
         """Calls `_describe` with the geometry that the attributes mean."""
@@ -177,6 +216,7 @@ class Blur(nn.Module):
     ) -> None:
         """Fixes the geometry, in the words of `aablur.max_blur_pool2d`, and reads the buffer."""
         self._spec = Spec.of(type(self).__name__, sizes, stride, padding, padding_mode, window)
+        self._for_script = self._spec.for_script()
         self.read_filter()
 
     @classmethod
@@ -231,9 +271,27 @@ class Blur(nn.Module):
             self.read_filter()
 
     def blur(self, x: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            stride, pads, padding_mode, window = self._for_script
+            return scripted(x, self._scripted_filter(), stride, pads, padding_mode, window)
+        else:  # torch.jit.script passes over it
+            return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             self._read_if_stale()
         return run(x, getattr(self, self.filter_name), self._spec, self._read)
+
+    def _scripted_filter(self) -> Tensor:
+        """The buffer; torch.jit.script knows no attribute by a variable's name."""
+        if hasattr(self, "filt"):
+            return self.filt
+        elif hasattr(self, "kernel"):
+            return self.kernel
+        elif hasattr(self, "filt2d"):
+            return self.filt2d
+        else:
+            return self.blur_filter
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x)

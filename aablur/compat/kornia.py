@@ -43,7 +43,7 @@ def blur_pool2d(input: Tensor, kernel_size: tuple[int, int] | int, stride: int =
         TypeError, ValueError: an argument is not of the form above.
     """
     taps = tuple(_sizes("blur_pool2d", kernel_size))
-    return functional.blur_pool2d(input, taps[0] if taps[0] == taps[1] else taps, stride, "same", "zeros")
+    return functional.blur_pool2d(input, taps[0] if taps[0] == taps[1] else taps, stride=stride, padding_mode="zeros")
 
 
 def max_blur_pool2d(
@@ -63,7 +63,7 @@ def max_blur_pool2d(
     _warn_of_ceil_mode(ceil_mode)
     taps = tuple(_sizes("max_blur_pool2d", kernel_size))
     return functional.max_blur_pool2d(
-        input, max_pool_size, taps[0] if taps[0] == taps[1] else taps, stride, "same", "zeros"
+        input, max_pool_size, taps=taps[0] if taps[0] == taps[1] else taps, stride=stride, padding_mode="zeros"
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import functional
 from ..geometry import per_axis
@@ -56,8 +56,6 @@ class BlurPool2d(Blur):
         self.register_buffer("filt", filt, persistent=False)
         self._init_buffers()
         self._prepare()
-
-    filt: Tensor
 
     def _prepare(self) -> None:
         if self.pad_mode not in _MODES:

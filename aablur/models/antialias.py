@@ -36,7 +36,7 @@ def antialias(
     model: nn.Module,
     example_input: Any = None,
     *,
-    taps: int | Mapping[str, int] | Callable[[Site], int] = 3,
+    taps: int | Mapping[str, int] | Callable[[Site], int | None] | None = None,
     layers: Layers = "all",
     strength: float = 1.0,
     where: str = "after_activation",
@@ -71,10 +71,11 @@ def antialias(
     Args:
         model: any module.
         example_input: a tensor, or a tuple of arguments, on which the model runs. Default: as for `aablur.audit`.
-        taps: size of the filters: an int; by site name (patterns as "layer2.*"; others get 3); or a function of a
-            `sites.Site`. Default 3.
+        taps: size of binomial filters: an int; by site name (patterns as "layer2.*"; others get the default); or a
+            function of a `sites.Site`. Default None: by the stride (`filters.triangle`): 3 taps, [1, 2, 1], up to
+            a stride of 2, and 2 * stride - 1 beyond, which leave as little at the new Nyquist limit.
         layers: which sites: "all", "pool" (pools only), names or patterns of names, or a function of a `sites.Site`.
-        strength: from 0 (the model as it was) to 1 (binomial filters): filters are mixed in this proportion with the
+        strength: from 0 (the model as it was) to 1 (the whole filters): filters are mixed in this proportion with the
             layer's own sampling. A trained model keeps more of its accuracy at 0.25 or so. Default 1.
         where: "after_activation", or "before": the strided convolution stays, and a blur runs before it. Cheaper,
             and `aablur.fold` can fold it into the weights.
@@ -106,7 +107,7 @@ def antialias(
     if any(is_repaired(m) for m in model.modules()):
         raise ValueError("antialias: model is repaired already: aablur.restore(model) undoes it")
     general = Settings(
-        1, padding_mode, strength, where, exact, learnable, per_channel,
+        None, padding_mode, strength, where, exact, learnable, per_channel,
         (constraints,) if isinstance(constraints, str) else tuple(constraints),
     )  # fmt: skip
     _check(general, "antialias")
@@ -174,7 +175,8 @@ def repairs(model: nn.Module) -> list[Repair]:
 
 def _check(settings: Settings, op: str) -> None:
     """Raises unless settings are of the form that `antialias` documents."""
-    check_taps_size(op, "taps", settings.taps)
+    if settings.taps is not None:
+        check_taps_size(op, "taps", settings.taps)
     strength = settings.strength
     if not isinstance(strength, (int, float)) or isinstance(strength, bool) or not 0 <= strength <= 1:
         raise ValueError(f"{op}: strength must be a number from 0 to 1, got {strength!r}")
@@ -226,7 +228,7 @@ def _settings(
     found = {}
     for site in chosen:
         if isinstance(taps, Mapping):
-            k: Any = next((v for pattern, v in taps.items() if _fits(site, pattern)), 3)
+            k: Any = next((v for pattern, v in taps.items() if _fits(site, pattern)), None)
         else:
             k = taps(site) if callable(taps) else taps
         settings = replace(general, taps=k)

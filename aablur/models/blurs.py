@@ -14,6 +14,8 @@ from .. import functional
 from .. import nn as blurs
 from ..geometry import binomial
 
+Taps = int | tuple[float, ...]  # the binomial filter of so many, or the numbers themselves
+
 _BLUR = {1: blurs.BlurPool1d, 2: blurs.BlurPool2d, 3: blurs.BlurPool3d}
 _MAX_BLUR = {1: blurs.MaxBlurPool1d, 2: blurs.MaxBlurPool2d, 3: blurs.MaxBlurPool3d}
 
@@ -77,7 +79,7 @@ class Blur:
     """A blur pool in the place of a layer's own sampling, which it equals at strength 0.
 
     Attributes:
-        taps: filter sizes, one an axis.
+        taps: one filter an axis.
         stride: one an axis; 1 blurs alone, where the layer goes on to sample.
         padding: (before, after) an axis.
         padding_mode: as `aablur.blur_pool2d`.
@@ -88,10 +90,10 @@ class Blur:
         gain: what the taps sum to.
         channels: of the map; filters of their own, when learnt, if ``per_channel``.
         channels_last: the map is (batch, height, width, channels).
-        strength: from 0, the layer's own sampling, to 1, the binomial filter.
+        strength: from 0, the layer's own sampling, to 1, the filter.
     """
 
-    taps: tuple[int, ...]
+    taps: tuple[Taps, ...]
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
     padding_mode: str = "reflect"
@@ -107,17 +109,18 @@ class Blur:
     strength: float = 1.0
 
     def filter(self, axis: int, strength: float) -> Tensor:
-        """(1 - strength) times the layer's own box, plus strength times the binomial filter."""
-        k, (first, size) = self.taps[axis], self.box[axis]
-        own = torch.zeros(k, dtype=torch.float64)
+        """(1 - strength) times the layer's own box, plus strength times the filter."""
+        taps, (first, size) = self.taps[axis], self.box[axis]
+        whole = torch.tensor(binomial(taps) if isinstance(taps, int) else taps, dtype=torch.float64)
+        own = torch.zeros_like(whole)
         own[first : first + size] = 1 / size
-        mixed = (1 - strength) * own + strength * torch.tensor(binomial(k), dtype=torch.float64)
+        mixed = (1 - strength) * own + strength * whole
         return mixed * self.gain if axis == 0 else mixed
 
     def build(self, strength: float, like: Tensor | None = None) -> nn.Module:
         """The module, with taps on the device and in the dtype of ``like``."""
         rank = len(self.taps)
-        plain = strength == 1 and self.gain == 1 and not self.learnable
+        plain = strength == 1 and self.gain == 1 and not self.learnable and all(isinstance(t, int) for t in self.taps)
         taps: Any = self.taps if plain else tuple(self.filter(i, strength) for i in range(rank))
         options: dict[str, Any] = {"padding": self.padding, "padding_mode": self.padding_mode, "stride": self.stride}
         if not plain:
@@ -129,7 +132,7 @@ class Blur:
         if self.window is not None:
             window, window_padding, window_dilation = self.window
             made: nn.Module = _MAX_BLUR[rank](
-                window, taps, window_padding=window_padding, window_dilation=window_dilation, **options
+                window, taps=taps, window_padding=window_padding, window_dilation=window_dilation, **options
             )
         else:
             made = _BLUR[rank](taps, **options)
@@ -141,26 +144,32 @@ class Blur:
         return ChannelsLast(made) if self.channels_last else made
 
 
-def blur_at(taps: Sequence[int], stride: Sequence[int], *, starts: Sequence[int] | None = None, **options: Any) -> Blur:
+def size_of(taps: Taps) -> int:
+    return taps if isinstance(taps, int) else len(taps)
+
+
+def blur_at(
+    taps: Sequence[Taps], stride: Sequence[int], *, starts: Sequence[int] | None = None, **options: Any
+) -> Blur:
     """A `Blur` whose outputs lie at pixels starts, starts + stride, ... : "same" padding moved by ``starts``.
 
     Along an axis of n pixels it gives ceil((n - starts) / stride) of them.
     """
     starts = starts or [0] * len(taps)
-    padding = tuple(((k - 1) // 2 - f, k // 2) for k, f in zip(taps, starts, strict=True))
-    box = tuple(((k - 1) // 2, 1) for k in taps)
+    sizes = list(map(size_of, taps))
+    padding = tuple(((k - 1) // 2 - f, k // 2) for k, f in zip(sizes, starts, strict=True))
+    box = tuple(((k - 1) // 2, 1) for k in sizes)
     return Blur(tuple(taps), tuple(stride), padding, box=box, **options)
 
 
 def blur_for_average(
-    taps: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], **options: Any
+    taps: Sequence[Taps], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], **options: Any
 ) -> Blur:
     """A `Blur` in place of an average pool: as many outputs, about the same centres (half a pixel off where the sizes
-    of the filters differ by an odd number). Taps fewer than the average's own become as many.
+    of the filters differ by an odd number). There are no fewer taps than the average's own.
     """
-    taps = [max(k, own) for k, own in zip(taps, kernel, strict=True)]
     pads, box = [], []
-    for k, own, p in zip(taps, kernel, padding, strict=True):
+    for k, own, p in zip(map(size_of, taps), kernel, padding, strict=True):
         before = p + (k - 1) // 2 - (own - 1) // 2
         pads.append((before, 2 * p + k - own - before))
         box.append((before - p, own))
@@ -251,8 +260,8 @@ class Dense(nn.Module):
     def _weave(self, layer: Any, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         sh, sw = self.stride
-        identity = functional.blur_pool2d  # taps of one: padding alone, in every mode
-        wide = identity(x, 1, 1, ((0, sh - 1), (0, sw - 1)), self.padding_mode)
+        pads = ((0, sh - 1), (0, sw - 1))  # of taps of one: padding alone, in every mode
+        wide = functional.blur_pool2d(x, 1, stride=1, padding=pads, padding_mode=self.padding_mode)
         phases = [layer(wide[..., i : i + height, j : j + width]) for i in range(sh) for j in range(sw)]
         out = torch.stack(phases, -1).unflatten(-1, (sh, sw))  # (B, C, h, w, sh, sw)
         return out.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)

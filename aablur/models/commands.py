@@ -96,7 +96,9 @@ class Antialias:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_model_arguments(parser)
         add_report_arguments(parser)
-        parser.add_argument("--taps", type=int, default=3, help="size of the filters (default 3)")
+        parser.add_argument(
+            "--taps", type=int, help="size of the filters (default: by the stride, 3 for a stride of 2)"
+        )
         parser.add_argument("--layers", nargs="+", default=["all"], help="all, pool, or names and patterns of sites")
         parser.add_argument("--strength", type=float, default=1.0, help="from 0 (as it was) to 1 (default)")
         parser.add_argument("--where", choices=WHERE, default=WHERE[0])

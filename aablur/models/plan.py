@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blurs import Blur, Ceil, Dense, Same, blur_at, blur_for_average
+from .blurs import Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
+from .filters import triangle
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
 from .sites import Site, per_axis, rank_of
@@ -20,7 +21,7 @@ from .tape import Node, undisturbed
 class Settings:
     """What was asked for at one site."""
 
-    taps: int = 3
+    taps: int | None = None  # None: as the stride asks for
     padding_mode: str = "reflect"
     strength: float = 1.0
     where: str = "after_activation"
@@ -30,6 +31,14 @@ class Settings:
     constraints: tuple[str, ...] = ()
     stride: tuple[int, ...] | None = None  # the blur's share of the stride, where the layer keeps a part of it
     window: int | tuple[int, ...] | None = None  # of a max pool, in place of its own
+
+    def filter(self, stride: float, least: int = 1) -> Taps:
+        """The taps along an axis; ``least``: how many there are at least."""
+        if stride <= 1:
+            return max(1, least)
+        if self.taps is not None:
+            return max(self.taps, least)
+        return 3 if stride <= 2 and least <= 3 else triangle(max(stride, (least + 1) / 2))
 
     def options(self, site: Site, **more: Any) -> dict[str, Any]:
         """Those of a `Blur` that do not depend on the kind of the site."""
@@ -66,7 +75,7 @@ class Planner(Places):
         options = settings.options(site)
         if all(k == 1 for k in site.kernel) and node.argument(4, "padding", 0) in (0, (0,) * rank, "valid"):
             stride = self._share(site, settings)
-            blur = blur_at(self._taps(site, settings, rank), stride, **options)
+            blur = blur_at([settings.filter(s) for s in site.stride], stride, **options)
             if self._is_layer(site) and self._takes_first(site) and self._free(call, "stride", site):
                 self._stride_one(site, plan, stride)
             else:
@@ -74,13 +83,13 @@ class Planner(Places):
             self._before(site, blur, plan)
             plan.how = "blur pool before the 1x1 convolution"
         elif settings.where == "before" or (site.patches and not settings.exact):
-            blur = blur_at(self._taps(site, settings, rank), (1,) * rank, **options)
+            blur = blur_at([settings.filter(s) for s in site.stride], (1,) * rank, **options)
             self._before(site, blur, plan)
             plan.how = "blur before the convolution"
         else:
             stride = self._share(site, settings)
             options = settings.options(site, channels=node.shape[-rank - 1], rules=self._same(site, stride))
-            blur = blur_at(self._taps(site, settings, rank), stride, **options)
+            blur = blur_at([settings.filter(s) for s in stride], stride, **options)
             chain = self._to_activation(node)
             end = next((i for i, at in enumerate(chain) if at.index == call.result), None)
             if end is not None and self._is_layer(site) and self._free(call, "stride", site):
@@ -111,7 +120,7 @@ class Planner(Places):
             wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
             starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
             padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
-        taps = [settings.taps if s > 1 else 1 for s in stride]
+        taps = [settings.filter(s) for s in stride]
         window = (kernel, padding, dilation)
         blur = blur_at(taps, stride, starts=starts, window=window, rules=rules, **settings.options(site))
         self._instead(site, blur, plan)
@@ -128,9 +137,9 @@ class Planner(Places):
         if gain != 1 and "sum_to_one" in settings.constraints:
             raise Refused(f"its divisor_override makes its taps sum to {gain:g}, against the constraint sum_to_one")
         rules = tuple(map(Ceil, kernel, stride, padding)) if node.argument(4, "ceil_mode", False) else None
-        taps = [settings.taps if s > 1 else 1 for s in stride]
+        taps = [settings.filter(s, own) for s, own in zip(stride, kernel, strict=True)]
         blur = blur_for_average(taps, kernel, stride, padding, rules=rules, gain=gain, **settings.options(site))
-        bare = blur_at(taps, (1,) * rank, **settings.options(site))
+        bare = blur_at([settings.filter(s) for s in stride], (1,) * rank, **settings.options(site))
         self._instead_or_before(site, blur, bare, plan)
 
     def _instead_or_before(self, site: Site, blur: Blur, bare: Blur, plan: Plan) -> None:
@@ -150,7 +159,7 @@ class Planner(Places):
         pure = all(i is Ellipsis or (isinstance(i, slice) and i.stop is None) for i in index)
         pure = pure and all(i is Ellipsis or i.step is not None or i.start in (None, 0) for i in index)
         steps, starts = dict(zip(axes, site.stride, strict=True)), dict(zip(axes, site.starts, strict=True))
-        taps = [settings.taps if a in steps else 1 for a in range(-rank, 0)]
+        taps = [settings.filter(steps.get(a, 1)) for a in range(-rank, 0)]
         options = settings.options(site, channels_last=last)
         if pure:
             stride = [int(steps.get(a, 1)) for a in range(-rank, 0)]
@@ -164,7 +173,8 @@ class Planner(Places):
         rank = len(site.node.args[0].shape) - 2
         last = self._channels_last(site)
         axes = [a + 1 if last else a for a in site.axes]
-        taps = [settings.taps if a in axes else 1 for a in range(-rank, 0)]
+        steps = dict(zip(axes, site.stride, strict=True))
+        taps = [settings.filter(steps.get(a, 1)) for a in range(-rank, 0)]
         options = settings.options(site, channels_last=last)
         if settings.exact:
             self._dense(site, settings, last, taps, plan)
@@ -176,13 +186,14 @@ class Planner(Places):
 
     def _adaptive_pool(self, site: Site, settings: Settings, plan: Plan) -> None:
         rank = len(site.node.args[0].shape) - 2
-        taps = [settings.taps if a in site.axes else 1 for a in range(-rank, 0)]
+        steps = dict(zip(site.axes, site.stride, strict=True))
+        taps = [settings.filter(steps.get(a, 1)) for a in range(-rank, 0)]
         self._before(site, blur_at(taps, (1,) * rank, **settings.options(site)), plan)
         plan.how = "blur before it"
 
     _interpolate = _lp_pool = _adaptive_pool
 
-    def _dense(self, site: Site, settings: Settings, last: bool, taps: list[int], plan: Plan) -> None:
+    def _dense(self, site: Site, settings: Settings, last: bool, taps: list[Taps], plan: Plan) -> None:
         call = site.node.call
         axes_kept = call.result is not None and len(self.tape.nodes[call.result].shape) == 4
         if len(taps) != 2 or not axes_kept or call.inputs[:1] != (self._source(site.node),):
@@ -196,9 +207,6 @@ class Planner(Places):
         plan.how = "the layer at every pixel, then blur pool"
 
     # ---- strides
-
-    def _taps(self, site: Site, settings: Settings, rank: int) -> list[int]:
-        return [settings.taps if s > 1 else 1 for s in site.stride]
 
     def _share(self, site: Site, settings: Settings) -> tuple[int, ...]:
         """How much of the stride the blur takes."""

@@ -42,6 +42,11 @@ class Repaired:
             _say(self, "its forward was set on the instance: unless that calls the one that it replaces, nothing blurs")
         super().__setattr__(name, value)
 
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(
+            "aablur: a repaired model cannot be scripted: use torch.jit.trace or torch.export, or aablur.restore first"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if "_repair" in state:

@@ -88,7 +88,7 @@ def sensitivity(
     loader: Iterable[tuple[Tensor, Any]],
     metric: Metric = top1,
     *,
-    taps: int = 3,
+    taps: int | None = None,
     strength: float = 1.0,
     where: str = "after_activation",
     sites: Sequence[str] | None = None,

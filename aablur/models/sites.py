@@ -13,7 +13,7 @@ import torch
 from ..geometry import binomial
 from . import filters
 from .tape import Node, Ref, Tape
-from .views import inner_parts, split_axes
+from .views import inner_parts, split_axes, splits_before
 
 TRANSPARENT = {  # these hand a map on, pixel by pixel
     "pad", "contiguous", "to", "type", "float", "half", "dropout", "dropout2d", "clone", "detach", "permute",
@@ -32,8 +32,9 @@ class Site:
         name: the module's path, which ``#2`` and so on tell apart where a module samples in several places.
         path: of the module whose forward samples; "" is the model itself.
         kind: "conv", "max_pool", "avg_pool", "lp_pool", "adaptive_pool", "slice", "space_to_depth", "unfold",
-            "interpolate", "blur_pool", or one of `UNREPAIRED`: "index" (index_select, a tensor of positions),
-            "as_strided", "grid_sample", "fractional_pool", "reduce" (a mean or maximum over split axes).
+            "interpolate", "blur_pool", or one of `UNREPAIRED`: "index" (index_select, gather, a tensor or list of
+            positions), "as_strided", "grid_sample", "fractional_pool", "reduce" (a mean, maximum or entry of split
+            axes).
         source: file and line.
         stride: one an axis that is sampled. A fraction for interpolations.
         axes: the axes of the map that are sampled, counted from its end: (-2, -1) for the height and width of NCHW.
@@ -193,8 +194,8 @@ def _unfold(node: Node, tape: Tape) -> dict[str, Any] | None:
 def _slices(node: Node) -> list[tuple[int, int, int]]:
     """(axis from the end, step, start) of the slices with steps of an index."""
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    if any(isinstance(i, (Ref, list)) for i in index):
-        return []
+    if any(isinstance(i, Ref) and len(i.shape) > 1 for i in index):
+        return []  # a mask may stand for several axes
     rank = len(node.args[0].shape)
     used = sum(i is not None and i is not Ellipsis for i in index)
     axis, found = 0, []
@@ -277,27 +278,54 @@ def _grid_sample(node: Node, tape: Tape) -> dict[str, Any] | None:
 
 
 def _reduce(node: Node, tape: Tape) -> dict[str, Any] | None:
-    """A mean or maximum over the inner parts of axes that a view has split."""
-    dims = node.argument(1, "dim", node.kwargs.get("axis"))
-    if dims is None or isinstance(dims, Ref):
-        return None
-    view = tape.nodes[node.args[0].node] if node.args[0].node is not None else None
-    if view is None or view.op not in ("reshape", "view", "unflatten") or not isinstance(view.args[0], Ref):
-        return None
-    split = inner_parts(view, [dims] if isinstance(dims, int) else list(dims))
-    if not split:
+    """A mean or maximum over the inner parts of axes that views have split, or one entry of each part."""
+    views, entries = splits_before(node, tape), _entries(node)
+    dims = list(entries) if node.op in ("select", "__getitem__") else _dims(node)
+    if not views or not dims or not (split := inner_parts(views, dims)):
         return None
     axes, stride = zip(*split.items(), strict=True)
+    if entries:
+        users = [tape.nodes[i] for i in views[-1].users]
+        siblings = [n for n in users if _entries(n).keys() == entries.keys()]
+        whole = len({tuple(_entries(n).values()) for n in siblings}) == math.prod(stride)
+        if whole and (len(axes) == 1 or node is not siblings[0]):
+            return None  # pairs, as rotary embeddings take them; one site for all phases
     mean = [filters.box(stride)] if node.op in ("mean", "sum") else []
-    return {"kind": "reduce", "stride": stride, "axes": axes, "filters": mean, "unsplit": view.args[0].shape}
+    return {"kind": "reduce", "stride": stride, "axes": axes, "filters": mean, "unsplit": views[0].args[0].shape}
+
+
+def _dims(node: Node) -> list[int]:
+    """The axes over which a node reduces."""
+    dims = node.argument(1, "dim", node.kwargs.get("axis"))
+    if dims is None or isinstance(dims, Ref):
+        return []
+    return [dims] if isinstance(dims, int) else list(dims)
+
+
+def _entries(node: Node) -> dict[int, int]:
+    """The axes of which a node keeps one entry, and which."""
+    rank = len(node.args[0].shape) if node.args and isinstance(node.args[0], Ref) else 0
+    if node.op == "select":
+        return {node.argument(1, "dim") % rank: node.argument(2, "index")}
+    if node.op != "__getitem__" or not rank:
+        return {}
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    used = sum(i is not None and i is not Ellipsis for i in index)
+    axis, found = 0, {}
+    for i in index:
+        if type(i) is int:
+            found[axis] = i % node.args[0].shape[axis]
+        axis += rank - used if i is Ellipsis else i is not None
+    return found
 
 
 _READERS: dict[str, Callable[[Node, Tape], dict[str, Any] | None]] = {
     "pixel_unshuffle": _pixel_unshuffle,
     "unfold": _unfold,
     "interpolate": _interpolate,
-    "__getitem__": lambda node, tape: _getitem(node, tape) or _index(node, tape),
-    "index_select": _index,
+    "__getitem__": lambda node, tape: _getitem(node, tape) or _index(node, tape) or _reduce(node, tape),
+    **dict.fromkeys(("index_select", "gather", "take_along_dim"), _index),
+    "select": _reduce,
     "as_strided": _as_strided,
     "grid_sample": _grid_sample,
     **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min"), _reduce),

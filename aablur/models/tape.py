@@ -159,6 +159,8 @@ class Recorder(TorchFunctionMode):
             node.facts["taps"] = kwargs["taps"]
         if node.op in ("index_select", "__getitem__"):
             node.facts["positions"] = _positions(args, kwargs)
+        if node.op in ("gather", "take_along_dim"):
+            node.facts["positions"] = _positions_along(args, kwargs)
         if node.op == "as_strided":
             node.facts["strides"] = args[0].stride()
         if node.op == "grid_sample":
@@ -220,6 +222,10 @@ def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
             axis += x.ndim - used if i is Ellipsis else i is not None
     found = []
     for axis, i in pairs:
+        if isinstance(i, (list, range)) and all(type(k) is int for k in i):
+            found.append((axis if axis < 0 else axis - x.ndim, list(i)))
+        if hasattr(i, "__array__") and not isinstance(i, Tensor):
+            i = torch.as_tensor(i)
         if (
             isinstance(i, Tensor)
             and not i.is_floating_point()
@@ -229,6 +235,17 @@ def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
         ):
             found.append((axis if axis < 0 else axis - x.ndim, i.flatten().tolist()))
     return found
+
+
+def _positions_along(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
+    """Those of gather and take_along_dim, where they are the same beside every pixel."""
+    given = [*args[1:], *kwargs.values()]
+    index = next((v for v in given if isinstance(v, Tensor)), None)
+    axis = next((v for v in given if type(v) is int), None)
+    if index is None or axis is None or index.is_meta or index.ndim != args[0].ndim or not index.numel():
+        return []
+    rows = index.movedim(axis, -1).flatten(0, -2)
+    return [(axis if axis < 0 else axis - index.ndim, rows[0].tolist())] if bool((rows == rows[0]).all()) else []
 
 
 def _distances(x: Tensor, grid: Tensor) -> tuple[float, ...]:

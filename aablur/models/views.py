@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .tape import Node, Ref, Tape
@@ -73,18 +74,33 @@ def _windows(axes: _Axes, last: int, channels: int, whole: set[int], cut: int) -
     return alone and last not in whole and (cut > 1 or any(p.axis > 0 for p in axes[0]))
 
 
-def inner_parts(view: Node, dims: list[int]) -> dict[int, int]:
-    """The axes of a map (from the end) that a view splits, with the steps of those parts that ``dims`` of it are.
+def splits_before(node: Node, tape: Tape) -> list[Node]:
+    """The views that have split axes of a map right before a node, in order."""
+    found: list[Node] = []
+    while isinstance(ref := node.args[0], Ref) and ref.node is not None:
+        node = tape.nodes[ref.node]
+        if node.op not in ("reshape", "view", "unflatten") or not isinstance(node.args[0], Ref):
+            break
+        if found and len(node.shape) <= len(node.args[0].shape):
+            break
+        found.insert(0, node)
+    return found
+
+
+def inner_parts(views: list[Node], dims: Iterable[int]) -> dict[int, int]:
+    """The axes of a map (from the end) that views split, with the steps of those parts that ``dims`` of them are.
 
     Those of channels are left out: axis 1 alone, and the last of a map of three axes.
     """
-    shape = view.args[0].shape
-    axes = _regroup([[_Part(i, 1, n)] if n > 1 else [] for i, n in enumerate(shape)], view.shape)
-    reduced = {d % len(view.shape) for d in dims}
+    shape, rank = views[0].args[0].shape, len(views[-1].shape)
+    axes: _Axes | None = [[_Part(i, 1, n)] if n > 1 else [] for i, n in enumerate(shape)]
+    for view in views:
+        axes = _regroup(axes, view.shape) if axes is not None else None
+    reduced = {d % rank for d in dims}
     kept = {p.axis for i, group in enumerate(axes or []) if i not in reduced for p in group if p.axis > 0}
     found = {}
     for dim in dims if axes is not None and len(shape) > 2 else ():
-        group = axes[dim % len(view.shape)]  # pyright: ignore[reportOptionalSubscript]
+        group = axes[dim % rank]  # pyright: ignore[reportOptionalSubscript]
         if len(group) == 1 and group[0].step == 1 and group[0].axis in kept and group[0].size < shape[group[0].axis]:
             found[group[0].axis - len(shape)] = group[0].size
     is_map = any(a > 1 - len(shape) for a in found) and not (len(shape) == 3 and len(found) == 1)

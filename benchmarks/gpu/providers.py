@@ -64,8 +64,8 @@ class Unfused(nn.Module):
 
 def ours(row: Row) -> Callable[[Tensor], Tensor]:
     if row.window > 1:
-        return lambda x: aablur.max_blur_pool2d(x, row.window, TAPS, STRIDE)
-    return lambda x: aablur.blur_pool2d(x, TAPS, STRIDE)
+        return lambda x: aablur.max_blur_pool2d(x, row.window, taps=TAPS, stride=STRIDE)
+    return lambda x: aablur.blur_pool2d(x, TAPS, stride=STRIDE)
 
 
 def _in_layout(call: Callable[[Tensor], Tensor], mine: torch.memory_format, row: Row) -> Callable[[Tensor], Tensor]:

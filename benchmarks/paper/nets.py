@@ -42,7 +42,7 @@ def _pool(blur: Blur, channels: int) -> nn.Module:
     if blur is None:
         return nn.MaxPool2d(2)
     taps, learned = blur
-    return aablur.nn.MaxBlurPool2d(2, taps, learnable=learned, channels=channels)
+    return aablur.nn.MaxBlurPool2d(2, taps=taps, learnable=learned, channels=channels)
 
 
 def _subsample(blur: Blur, channels: int) -> list[nn.Module]:

@@ -71,40 +71,57 @@ AABLUR_HOST_DEVICE constexpr void readers(const Axis& axis, int64_t i, F&& f) {
   });
 }
 
-// Fills an axis' matrix, which has add(source, tap), end_row() and an interior, the rows that are shifted copies of one
-// another. Row o: what output o reads.
-template <class Matrix>
-void list_reads(const Axis& axis, Matrix& m) {
-  const int64_t out = axis.out(), n = axis.pooled();
-  for (int64_t o = 0; o < out; ++o) {
-    for (int64_t tap = 0; tap < axis.taps; ++tap) {
-      const int64_t source = fold(axis, o * axis.stride - axis.before + tap);
-      if (source != outside) m.add(source, tap);
-    }
-    m.end_row();
-  }
-  m.interior_begin = std::clamp<int64_t>(ceil_div(axis.before, axis.stride), 0, out);
-  m.interior_end = std::clamp(floor_div(n - axis.taps + axis.before, axis.stride) + 1, m.interior_begin, out);
+struct Range {
+  int64_t begin = 0, end = 0;
+  constexpr int64_t count() const { return end - begin; }
+  constexpr bool has(int64_t i) const { return i >= begin && i < end; }
+};
+
+// The outputs that read no border.
+inline Range interior_of_reads(const Axis& axis) {
+  const int64_t out = axis.out(), begin = std::clamp<int64_t>(ceil_div(axis.before, axis.stride), 0, out);
+  return {begin, std::clamp(floor_div(axis.pooled() - axis.taps + axis.before, axis.stride) + 1, begin, out)};
 }
 
-// Row i: the outputs that read pooled index i.
-template <class Matrix>
-void list_readers(const Axis& axis, Matrix& m) {
-  const int64_t out = axis.out(), n = axis.pooled();
-  bool ended = false;
-  for (int64_t i = 0; i < n; ++i) {
-    readers(axis, i, [&](int64_t o, int64_t tap) { m.add(o, tap); });
-    m.end_row();
-    // Interior: i is read as itself alone, and no tap falls on an output that is not there.
-    int64_t copies = 0;
-    unfold(axis, i, [&](int64_t p) { copies += p == i ? 1 : 2; });
-    const bool interior = copies == 1 && i + axis.before >= axis.taps - 1 && i + axis.before < out * axis.stride;
-    if (interior && !ended) {
-      if (m.interior_begin == m.interior_end) m.interior_begin = i;
-      m.interior_end = i + 1;
-    } else if (m.interior_end > 0) {
-      ended = true;
+// The pooled indices that are read as themselves alone, and by every tap that could: none falls on an output that is
+// not there.
+inline Range interior_of_readers(const Axis& axis) {
+  const int64_t n = axis.pooled(), before = axis.before, after = axis.after;
+  int64_t begin = std::max<int64_t>(0, -before), end = std::min(n, n + after);
+  if (axis.padding_mode == PaddingMode::replicate || (axis.padding_mode == PaddingMode::reflect && n == 1)) {
+    if (before > 0) begin = 1;
+    if (after > 0) end = n - 1;
+  } else if (axis.padding_mode == PaddingMode::circular) {
+    begin = std::max(begin, after);
+    end = std::min(end, n - before);
+  } else if (axis.padding_mode == PaddingMode::reflect) {  // the outermost elements are their own mirrors
+    if (before > 0) begin = before + 1;
+    if (after > 0) end = n - 1 - after;
+    begin = std::max(begin, after + 2 - n);
+    end = std::min(end, 2 * n - 2 - before);
+  }
+  begin = std::max(begin, axis.taps - 1 - before);
+  end = std::min(end, axis.out() * axis.stride - before);
+  return begin < end ? Range{begin, end} : Range{};
+}
+
+// Calls f(o, tap, p) for every tap of every output o but for those on padded positions p in `left_out`: p by p, and o
+// by o for each. Steps over what no output reads.
+template <class F>
+void positions(const Axis& axis, Range left_out, F&& f) {
+  const int64_t outputs = axis.out(), stride = axis.stride, taps = axis.taps;
+  const Range jump{left_out.begin + axis.before, left_out.end + axis.before};
+  int64_t first = 0;  // of the outputs that may read q
+  for (int64_t q = 0;; ++q) {
+    for (;;) {
+      while (first < outputs && q >= first * stride + taps) ++first;
+      if (first == outputs) return;
+      q = std::max(q, first * stride);
+      if (!jump.has(q)) break;
+      q = jump.end;
+      first = std::clamp(ceil_div(q - taps + 1, stride), first, outputs);
     }
+    for (int64_t o = first; o < outputs && o * stride <= q; ++o) f(o, q - o * stride, q - axis.before);
   }
 }
 

@@ -18,7 +18,8 @@ class RowBlur {
  public:
   using A = accumulator<T>;
 
-  explicit RowBlur(const Plan& plan)
+  // With `sums_rows`, row_sum() alone is asked for.
+  explicit RowBlur(const Plan& plan, bool sums_rows = false)
       : plan_(plan),
         terms_(std::max<int64_t>({1, plan.longest[0] * plan.longest[1], plan.longest[2]})),
         direct_(!plan.per_channel && plan.longest[0] * plan.longest[1] <= most_direct_terms &&
@@ -28,8 +29,9 @@ class RowBlur {
         pointers_(new const A*[terms_]),
         weights_(terms_ * (plan.per_channel ? plan.tile : 1)),
         pixel_weights_(terms_),
-        sum_((plan.source[2] + 1) * plan.tile),
-        odd_(plan.lanes == 1 ? plan.source[2] : 0),
+        splits_(!Transposed && !sums_rows && plan.lanes == 1 && plan.axis[2].stride == 2),
+        sum_((splits_ ? plan.source[2] / 2 + 1 : plan.source[2] + 1) * plan.tile),
+        odd_(splits_ ? plan.source[2] / 2 + 1 : 0),
         rolls_(!Transposed && plan.lanes > 1 && !plan.per_channel && plan.axis[2].taps >= 2 && plan.axis[2].taps <= 7 &&
                plan.axis[2].stride <= 2 && plan.tile >= 2 * lanes<A>),
         columns_(rolls_ ? plan.axis[2].taps * (plan.tile + 2 * lanes<A>) : 0) {
@@ -61,9 +63,12 @@ class RowBlur {
         for (int64_t h = range.height.begin; h < range.height.end; ++h)
           f(d, h, out + d * strides.axis[0] + h * strides.axis[1]);
     };
+    if (plan_.per_channel || plan_.result[0] > most_listed_rows / plan_.result[1]) {
+      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.axis[2]); });
+    }
+    const Terms terms = terms_of(source.strides);
     if constexpr (has_permute<A>) {
       if (by_permute()) {
-        const Terms terms = terms_of(source.strides);
         return permute_->with_pass([&](auto pass) {
           // Locals by value: what a lambda holds by reference would be read again after every store.
           const auto [begin, list, height] = terms;
@@ -92,10 +97,6 @@ class RowBlur {
         });
       }
     }
-    if (plan_.per_channel) {
-      return each([&](int64_t d, int64_t h, O* row) { this->row(source, plane, tile, d, h, row, strides.axis[2]); });
-    }
-    const Terms terms = terms_of(source.strides);
     each([&](int64_t d, int64_t h, O* row) {
       const int64_t index = d * terms.height + h;
       count_ = 0;
@@ -144,11 +145,11 @@ class RowBlur {
       for (int64_t d = 0; d < plan_.result[0]; ++d)
         for (int64_t h = 0; h < plan_.result[1]; ++h) {
           term_begin_.push_back(int64_t(term_list_.size()));
-          for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
-            for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b)
-              term_list_.push_back(
-                  {depth.entries[a].source * strides.axis[0] + height.entries[b].source * strides.axis[1],
-                   left[depth.entries[a].tap] * right[height.entries[b].tap]});
+          const Table::Row depths = depth.row(d), heights = height.row(h);
+          for (const Entry& a : depths)
+            for (const Entry& b : heights)
+              term_list_.push_back({depths.source(a) * strides.axis[0] + heights.source(b) * strides.axis[1],
+                                    left[a.tap] * right[b.tap]});
         }
       term_begin_.push_back(int64_t(term_list_.size()));
     }
@@ -160,13 +161,12 @@ class RowBlur {
   // The rows that result row (d, h) is a sum of, and their weights.
   template <class Source>
   void gather(Source&& source, int64_t plane, Tile tile, int64_t d, int64_t h) {
-    const Table &depth = plan_.table[0], &height = plan_.table[1];
+    const Table::Row depths = plan_.table[0].row(d), heights = plan_.table[1].row(h);
     const int64_t weights = per_lane() ? tile.count : 1;
     count_ = 0;
-    for (int64_t a = depth.begin[d]; a < depth.begin[d + 1]; ++a)
-      for (int64_t b = height.begin[h]; b < height.begin[h + 1]; ++b) {
-        const Entry &outer = depth.entries[a], &inner = height.entries[b];
-        rows_[count_] = source.row(outer.source, inner.source);
+    for (const Entry& outer : depths)
+      for (const Entry& inner : heights) {
+        rows_[count_] = source.row(depths.source(outer), heights.source(inner));
         const A *left = tap(0, outer.tap, plane, tile), *right = tap(1, inner.tap, plane, tile);
         A* product = weights_.get() + count_++ * weights;
         for (int64_t c = 0; c < weights; ++c) product[c] = left[c] * right[c];
@@ -216,14 +216,16 @@ class RowBlur {
     }
     for (int64_t o = begin == 0 ? end : 0; o < plan_.result[2]; o = o + 1 == begin ? end : o + 1) {
       int64_t count = 0;
-      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e, ++count) {
-        const int64_t w = table.entries[e].source;
+      const Table::Row entries = table.row(o);
+      for (const Entry& e : entries) {
+        const int64_t w = entries.source(e);
         if (rolls_)
           weighted_sum(rows_.get(), w * source_pixel, weights_.get(), count_, tile.count, sum_.get() + w * tile.count);
-        const A* weight = tap(2, table.entries[e].tap, 0, tile);
-        pixels_[count] = sum_.get() + table.entries[e].source * tile.count;
+        const A* weight = tap(2, e.tap, 0, tile);
+        pixels_[count] = sum_.get() + w * tile.count;
         pointers_[count] = weight;
         if (!plan_.per_channel) pixel_weights_.get()[count] = *weight;
+        ++count;
       }
       if (plan_.per_channel) weighted_sum(pixels_.get(), 0, pointers_.get(), count, tile.count, out + o * pixel);
       else weighted_sum(pixels_.get(), 0, pixel_weights_.get(), count, tile.count, out + o * pixel);
@@ -253,10 +255,11 @@ class RowBlur {
     A weights[longest];
     for (int64_t o = 0; o < plan_.result[2]; ++o) {
       int64_t count = 0;
-      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e) {
-        const A weight = *tap(2, table.entries[e].tap, 0, tile);
+      const Table::Row entries = table.row(o);
+      for (const Entry& e : entries) {
+        const A weight = *tap(2, e.tap, 0, tile);
         for (int64_t r = 0; r < count_; ++r) {
-          pixels[count] = rows_[r] + table.entries[e].source * source_pixel;
+          pixels[count] = rows_[r] + entries.source(e) * source_pixel;
           weights[count++] = weights_.get()[r] * weight;
         }
       }
@@ -270,8 +273,8 @@ class RowBlur {
     const Table& table = plan_.table[2];
     for (int64_t o = begin; o < end; ++o) {
       A total = 0;
-      for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
-        total += taps[table.entries[e].tap] * at(table.entries[e].source);
+      const Table::Row entries = table.row(o);
+      for (const Entry& e : entries) total += taps[e.tap] * at(entries.source(e));
       if constexpr (std::is_same_v<O, A>) out[o] = total;
       else out[o] = narrow<O>(total);
     }
@@ -318,7 +321,9 @@ class RowBlur {
   bool direct_;
   std::unique_ptr<const T*[]> rows_;
   std::unique_ptr<const A*[]> pixels_, pointers_;
-  Buffer<A> weights_, pixel_weights_, sum_, odd_;
+  Buffer<A> weights_, pixel_weights_;
+  bool splits_;  // a row of single pixels is summed as its even and its odd ones
+  Buffer<A> sum_, odd_;
   Ahead ahead_;
   bool rolls_;  // a row of pixels is blurred by roll_pixels
   Buffer<A> columns_;

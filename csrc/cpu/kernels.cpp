@@ -157,7 +157,7 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   const Axis &depth = plan.axis[0], &height = plan.axis[1], &width = plan.axis[2];
   const bool per_lane = plan.per_channel && plan.lanes > 1;
   const int64_t lane_totals = per_lane ? plan.lanes : 1, all_taps = depth.taps + height.taps + width.taps;
-  RowBlur<T, false> blur(plan);
+  RowBlur<T, false> blur(plan, true);
   RowBlur<A, true> along_width(arguments.along_width);
   Buffer<A> grad_row(width.out() * plan.tile), spread_row(width.pooled() * plan.tile), ones(plan.tile);
   std::fill(ones.get(), ones.get() + plan.tile, A(1));
@@ -178,19 +178,19 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
         for_runs(width.out(), tile, grads.pixel(),
                  [&](int64_t from, int64_t at, int64_t n) { widen_row(grad + from, n, grad_row.get() + at); });
         const A* sum = blur.row_sum(source, unit.plane, tile, d, h);
-        const Table& table = plan.table[2];
-        for (int64_t o = 0; o < width.out(); ++o)
-          for (int64_t e = table.begin[o]; e < table.begin[o + 1]; ++e)
-            add_products(grad_row.get() + o * tile.count, sum + table.entries[e].source * tile.count, 1, tile,
-                         tile.count, per_lane, ones.get(), total(2, table.entries[e].tap));
+        for (int64_t o = 0; o < width.out(); ++o) {
+          const Table::Row entries = plan.table[2].row(o);
+          for (const Entry& e : entries)
+            add_products(grad_row.get() + o * tile.count, sum + entries.source(e) * tile.count, 1, tile, tile.count,
+                         per_lane, ones.get(), total(2, e.tap));
+        }
         if (arguments.rank == 1) return;
         SingleRow<A> row{grad_row.get(), tile.count};
         along_width.row(row, unit.plane, tile, 0, 0, spread_row.get(), tile.count);
-        const Table &depths = plan.table[0], &heights = plan.table[1];
-        for (int64_t a = depths.begin[d]; a < depths.begin[d + 1]; ++a)
-          for (int64_t b = heights.begin[h]; b < heights.begin[h + 1]; ++b) {
-            const Entry &above = depths.entries[a], &beside = heights.entries[b];
-            const T* x = source.row(above.source, beside.source);
+        const Table::Row depths = plan.table[0].row(d), heights = plan.table[1].row(h);
+        for (const Entry& above : depths)
+          for (const Entry& beside : heights) {
+            const T* x = source.row(depths.source(above), heights.source(beside));
             auto add = [&](const A* scale, double* to) {
               add_products(spread_row.get(), x, width.pooled(), tile, source.pixel(), per_lane, scale, to);
             };

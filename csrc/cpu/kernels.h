@@ -4,18 +4,41 @@
 #include <cstdint>
 
 #include "core/backend.h"
+#include "core/borders.h"
 
 namespace aablur {
 
-// An axis as a sparse matrix: row o lists what output o reads. Inside [interior_begin, interior_end) the
-// rows are shifted copies of one another, with no border in reach.
+// An axis as a sparse matrix: row o lists what output o reads. Inside [interior_begin, interior_end) the rows are
+// copies of one another: row o + period is row o, with every source `step` further. Of a long interior the first period
+// alone is listed.
+constexpr int64_t most_listed_rows = 1 << 16;  // an interior, or a plane, of more rows is not listed row by row
 struct Entry {
   int64_t source, tap;
 };
 struct Table {
-  const int64_t* begin = nullptr;  // (rows + 1,)
+  const int64_t* begin = nullptr;  // (listed rows + 1,)
   const Entry* entries = nullptr;
-  int64_t interior_begin = 0, interior_end = 0;
+  int64_t interior_begin = 0, interior_end = 0, period = 1, step = 0;
+  Range left_out;  // rows that are not listed
+
+  struct Row {
+    const Entry *first, *last;
+    int64_t shift;  // of every source
+    int64_t source(const Entry& e) const { return e.source + shift; }
+    const Entry* begin() const { return first; }
+    const Entry* end() const { return last; }
+  };
+  Row row(int64_t o) const {
+    int64_t shift = 0;
+    if (o >= left_out.end) {
+      o -= left_out.count();
+    } else if (o >= left_out.begin) {
+      const int64_t periods = (o - interior_begin) / period;
+      o -= periods * period;
+      shift = periods * step;
+    }
+    return {entries + begin[o], entries + begin[o + 1], shift};
+  }
 };
 
 // Depth, height and width; the axes that a map lacks have size 1 and one tap. A row is one (depth, height)

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "core/borders.h"
 #include "cpu/kernels.h"
 
 namespace aablur {
@@ -50,16 +49,28 @@ class Arena {
 struct Matrix {
   int64_t* begin = nullptr;
   Entry* entries = nullptr;
-  int64_t rows = 0, count = 0;  // of rows ended, of entries
-  int64_t interior_begin = 0, interior_end = 0, longest = 0;
+  int64_t rows = 0, count = 0, longest = 0;  // rows listed, their entries, and those of the longest
+  Table shape;                               // all but the lists
 
   Matrix() = default;
-  // For so many rows, and entries of so many outputs, `most` of each.
-  Matrix(Arena& arena, int64_t most_rows, int64_t outputs, int64_t most)
-      : begin(arena.take<int64_t>(most_rows + 1)), entries(arena.take<Entry>(outputs, most)) {
+  // For so many rows.
+  Matrix(Arena& arena, int64_t most_rows) : begin(arena.take<int64_t>(most_rows + 1)) { begin[0] = 0; }
+  // For so many, of which those of the interior are left out but for the first period.
+  Matrix(Arena& arena, int64_t all_rows, Range interior, int64_t period, int64_t step) {
+    shape.interior_begin = interior.begin;
+    shape.interior_end = interior.end;
+    shape.period = period;
+    shape.step = step;
+    if (interior.end - interior.begin > period) shape.left_out = {interior.begin + period, interior.end};
+    begin = arena.take<int64_t>(all_rows - shape.left_out.count() + 1);
     begin[0] = 0;
   }
-  Table table() const { return {begin, entries, interior_begin, interior_end}; }
+  Table table() const {
+    Table made = shape;
+    made.begin = begin;
+    made.entries = entries;
+    return made;
+  }
   void add(int64_t source, int64_t tap) { entries[count++] = {source, tap}; }
   void end_row() {
     longest = std::max(longest, count - begin[rows]);
@@ -67,25 +78,84 @@ struct Matrix {
   }
 };
 
+// Lists the rows that were left out, where they are few.
+inline Matrix listed(Arena& arena, const Matrix& m) {
+  const Range left_out = m.shape.left_out;
+  const int64_t more = left_out.count(), period = m.shape.period;
+  if (more == 0 || more > most_listed_rows) return m;
+  Matrix all(arena, m.rows + more);
+  all.entries = arena.take<Entry>(m.count + more * m.longest);
+  all.shape = m.shape;
+  all.shape.left_out = Range{};
+  auto copy_rows = [&](int64_t first, int64_t last) {
+    std::copy(m.entries + m.begin[first], m.entries + m.begin[last], all.entries + all.count);
+    for (int64_t row = first; row < last; ++row)
+      all.begin[all.rows + 1] = all.begin[all.rows] + m.begin[row + 1] - m.begin[row], ++all.rows;
+    all.count = all.begin[all.rows];
+  };
+  copy_rows(0, left_out.begin);
+  for (int64_t row = left_out.begin; row < left_out.end; ++row) {
+    for (int64_t e = all.begin[row - period]; e < all.begin[row - period + 1]; ++e)
+      all.add(all.entries[e].source + m.shape.step, all.entries[e].tap);
+    all.begin[++all.rows] = all.count;
+  }
+  copy_rows(left_out.begin, m.rows);
+  all.longest = m.longest;
+  return all;
+}
+
 // Row o: what output o reads.
 inline Matrix blur_matrix(Arena& arena, const Axis& axis) {
-  Matrix m(arena, axis.out(), axis.out(), axis.taps);
-  list_reads(axis, m);
-  return m;
+  const int64_t out = axis.out();
+  Matrix m(arena, out, interior_of_reads(axis), 1, axis.stride);
+  const Range left_out = m.shape.left_out;
+  m.entries = arena.take<Entry>(out - left_out.count(), axis.taps);
+  auto add_rows = [&](int64_t first, int64_t last) {
+    for (int64_t o = first; o < last; ++o) {
+      for (int64_t tap = 0; tap < axis.taps; ++tap) {
+        const int64_t source = fold(axis, o * axis.stride - axis.before + tap);
+        if (source != outside) m.add(source, tap);
+      }
+      m.end_row();
+    }
+  };
+  add_rows(0, left_out.begin);
+  add_rows(left_out.end, out);
+  return listed(arena, m);
 }
 
 // Row i: the outputs that read pooled index i.
 inline Matrix transposed_matrix(Arena& arena, const Axis& axis) {
-  Matrix m(arena, axis.pooled(), axis.out(), axis.taps);
-  list_readers(axis, m);
-  return m;
+  const int64_t n = axis.pooled();
+  Matrix m(arena, n, interior_of_readers(axis), axis.stride, 1);
+  const Range left_out = m.shape.left_out;
+  m.rows = n - left_out.count();
+  auto each = [&](auto&& f) {  // f(listed row, output, tap), the rows in any order
+    positions(axis, left_out, [&](int64_t o, int64_t tap, int64_t p) {
+      const int64_t i = fold(axis, p);
+      if (i != outside) f(i < left_out.end ? i : i - left_out.count(), o, tap);
+    });
+  };
+  // Counted, then filled: while it is filled, begin[i + 1] is where the next entry of row i goes.
+  std::fill(m.begin, m.begin + m.rows + 1, int64_t(0));
+  each([&](int64_t i, int64_t, int64_t) { ++m.begin[i + 1]; });
+  for (int64_t i = 0; i < m.rows; ++i) {
+    const int64_t row = m.begin[i + 1];
+    m.longest = std::max(m.longest, row);
+    m.begin[i + 1] = m.count;
+    m.count += row;
+  }
+  m.entries = arena.take<Entry>(m.count);
+  each([&](int64_t i, int64_t o, int64_t tap) { m.entries[m.begin[i + 1]++] = {o, tap}; });
+  return listed(arena, m);
 }
 
 // One matrix for a plane as a row: (result grid, source grid) from the axes' matrices. Grids may be larger than the
 // matrices; result rows stop at `results`.
 inline Matrix kronecker(Arena& arena, const Matrix (&axes)[3], const Axis (&axis)[3], const int64_t (&source_grid)[3],
                         const int64_t (&result_grid)[3], int64_t results) {
-  Matrix m(arena, results, axes[0].count * axes[1].count, axes[2].count);
+  Matrix m(arena, results);
+  m.entries = arena.take<Entry>(axes[0].count * axes[1].count, axes[2].count);
   for (int64_t position = 0; position < results; ++position) {
     const int64_t row[3] = {position / result_grid[2] / result_grid[1], position / result_grid[2] % result_grid[1],
                             position % result_grid[2]};

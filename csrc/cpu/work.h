@@ -41,10 +41,6 @@ inline void for_units(const Plan& plan, int64_t begin, int64_t end, F&& f) {
 }
 
 // Bands cut the first axis that has more than one row. Band `band` of `size` rows.
-struct Range {
-  int64_t begin, end;
-  bool has(int64_t i) const { return i >= begin && i < end; }
-};
 inline Range band_range(int64_t size, int64_t band, int64_t bands) {
   return {size * band / bands, size * (band + 1) / bands};
 }
