@@ -56,6 +56,8 @@ lint: $(VENV)/done
 OUT ?= build/gpu
 ALONE := -p no:cacheprovider
 SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n 8')
+SEEN_BY_TORCH = $$($(PYTHON) -c 'import torch; cards = range(torch.cuda.device_count()); \
+	print(*sorted({"%d%d" % torch.cuda.get_device_capability(i) for i in cards}), sep=";")')
 LIMITED := timeout --signal=INT --kill-after=20
 GPU_TESTS := tests/test_correct.py $(if $(DRY_RUN),,tests/test_cuda.py)
 GPU_CASES := $(if $(DRY_RUN),native and tile and 2x2x22x32 and k3-s2,cuda or triton)
@@ -69,7 +71,8 @@ gpu:
 gpu-library:
 	@mkdir -p $(OUT)
 	$(PYTHON) -W ignore -c 'import sys; from aablur import backends; sys.exit(backends.why_not("$(if $(DRY_RUN),cpu,cuda)"))' || \
-	{ test -z "$$AABLUR_LIBRARY" && AABLUR_NATIVE=1 $(if $(DRY_RUN),,AABLUR_CUDA=1) $(PYTHON) setup.py --quiet build_ext --inplace; }
+	{ test -z "$$AABLUR_LIBRARY" && AABLUR_NATIVE=1 $(if $(DRY_RUN),,AABLUR_CUDA=1 AABLUR_CUDA_ARCHS="$(SEEN_BY_TORCH)") \
+	$(PYTHON) setup.py --quiet build_ext --inplace; }
 
 gpu-test: gpu-library
 	$(LIMITED) 420 $(PYTHON) -m pytest $(GPU_TESTS) -k "$(GPU_CASES)" --junitxml=$(OUT)/test.xml $(ALONE) $(SIDE_BY_SIDE) $(PYTEST)
