@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from itertools import accumulate
 
@@ -34,7 +35,7 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
         factors = [_centred(t, *pad) for t, pad in zip(factors, pads, strict=True)]
         inside = [max(pad) for pad in pads]
     else:
-        y = F.pad(y, [p for pad in reversed(pads) for p in pad], _PAD_MODES[geometry.padding_mode])
+        y = _pad(y, pads, geometry.padding_mode)
         inside = [0] * rank
     factors = [t.to(x.dtype) for t in factors]
     weight = reduce(lambda outer, t: outer.unsqueeze(-1) * t[(slice(None), *[None] * (outer.ndim - 1))], factors)
@@ -47,6 +48,21 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
         y, weight.unsqueeze(1).expand(channels, *[-1] * (rank + 1)), stride=stride, padding=inside, groups=channels
     )
     return y if x.ndim == rank + 2 else y.squeeze(0)
+
+
+def _pad(y: Tensor, pads: Sequence[tuple[int, int]], padding_mode: str) -> Tensor:
+    """F.pad; a circular one, unless ONNX knows it, by slices, since torch's own takes itself apart into writes."""
+    if padding_mode != "circular" or torch.onnx.is_in_onnx_export():
+        return F.pad(y, [p for pad in reversed(pads) for p in pad], _PAD_MODES[padding_mode])
+    for axis, (before, after) in enumerate(pads, 2):
+        n = y.shape[axis]
+        parts = [
+            y.narrow(axis, n - before, before) if before > 0 else None,
+            y.narrow(axis, max(-before, 0), n - max(-before, 0) - max(-after, 0)),
+            y.narrow(axis, 0, after) if after > 0 else None,
+        ]
+        y = torch.cat([part for part in parts if part is not None], axis)
+    return y
 
 
 def _binomial(taps: int, like: Tensor) -> Tensor:

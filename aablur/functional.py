@@ -209,7 +209,8 @@ def run(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool = Fa
 
 def _run_watched(x: Tensor, taps: Tensor | None, geometry: Geometry, recompute: bool) -> Tensor:
     check_map(geometry.op, len(geometry.axes), x)
-    geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
+    if torch._C._get_tracing_state() is None:  # to jit.trace sizes are tensors; the op checks them again
+        geometry.check(x.shape, 0 if torch.compiler.is_compiling() else x.element_size())
     if torch.onnx.is_in_onnx_export():
         return decomposition.blur_pool(x, taps, geometry)
     if runs and type(x) in runs:

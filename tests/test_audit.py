@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zoo import ZOO, Entry, Functional, Run
 
 import aablur
-from aablur.models import aliasing, antialias, repairs
+from aablur.models import aliasing, antialias, repairs, restore
 from aablur.models.audit import audit
 from aablur.models.circular import wrap
 from aablur.models.show import cells
@@ -463,6 +463,36 @@ def test_the_model_stays_as_it_was() -> None:
     assert flags == [m.training for m in model.modules()]
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert torch.equal(random, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_compiled_models(in_place: bool) -> None:
+    """They run uncompiled, so that nothing is compiled anew, and names are those of the module itself."""
+    model, x = Functional().eval(), torch.randn(1, 3, 32, 32)
+    expected, plain = audit(model, x), out(model, x)
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    compiled: Any = model if in_place else torch.compile(model, backend=backend)
+    if in_place:
+        model.compile(backend=backend)
+    torch.testing.assert_close(out(compiled, x), plain)
+    many = len(graphs)
+    assert audit(compiled, x).rows() == expected.rows() and len(graphs) == many > 0
+    assert antialias(compiled, x) is compiled and [r.name for r in repairs(compiled)] == [
+        s.name for s in expected.sites
+    ]
+    assert len(graphs) == many
+    after = out(compiled, x)
+    with torch.compiler.set_stance("force_eager"):
+        torch.testing.assert_close(after, out(compiled, x))
+    assert not torch.allclose(after, plain)
+    torch.testing.assert_close(out(restore(compiled), x), plain)
+    assert repairs(compiled) == []
 
 
 def test_untraceable_models() -> None:

@@ -38,6 +38,8 @@ def test_signatures(peer: str, name: str) -> None:
         return [(p.name, p.default, p.kind) for p in inspect.signature(f).parameters.values()]
 
     assert arguments(ours) == arguments(theirs)
+    if isinstance(ours, type):
+        assert arguments(ours.forward) == arguments(theirs.forward)
     assert ours.__name__ == theirs.__name__
 
 

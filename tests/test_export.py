@@ -158,6 +158,24 @@ def test_exported_programs_are_decomposed(strict: bool) -> None:
     check(program.model_proto, net, torch.randn(3, 3, 71, 66))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("padding_mode", aablur.geometry.PADDING_MODES)
+def test_decompositions_beside_torchs_own(padding_mode: str, dynamic: bool) -> None:
+    """One table of both: nothing of ours may write, as a circular F.pad does inside."""
+    table = {**torch.export.default_decompositions(), **aablur.decompositions()}
+    sizes = ({0: Dim("batch"), 2: Dim("height", min=8), 3: Dim("width", min=8)},) if dynamic else None
+    for net in (
+        aablur.nn.BlurPool2d(4, padding_mode=padding_mode),
+        aablur.nn.MaxBlurPool2d(3, window_padding=1, padding_mode=padding_mode),
+        aablur.nn.BlurPool2d(5, padding=((-1, 3), (2, -3)), padding_mode=padding_mode),
+    ):
+        program = torch.export.export(net, (torch.randn(2, 4, 16, 18),), dynamic_shapes=sizes)
+        plain = program.run_decompositions(table)
+        assert "aablur" not in str(plain.graph)
+        x = torch.randn((3, 4, 19, 10) if dynamic else (2, 4, 16, 18))
+        torch.testing.assert_close(plain.module()(x), net(x))
+
+
 def test_the_torchscript_exporter(tmp_path: Path) -> None:
     net, x = model(), torch.randn(2, 3, 70, 71)
     axes = {"dynamic_axes": {"x": [0, 2, 3]}, "input_names": ["x"]}

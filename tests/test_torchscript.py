@@ -22,7 +22,7 @@ from aablur import compat
 assert peers
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit"),
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("error::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:antialias. this model may be trained"),
 ]
 

@@ -147,7 +147,7 @@ def run(x: Tensor, filt: Tensor, spec: Spec, read: tuple[bool, Tensor | None]) -
     if isinstance(x, Tensor) or not handed_over:
         functional.check_map(op, rank, x)
         filters = filt.shape[0] if filt.ndim > rank else 1
-        if filters not in (1, x.shape[-rank - 1]):
+        if filters != 1 and torch._C._get_tracing_state() is None and filters != x.shape[-rank - 1]:
             raise ValueError(f"{op}: x must have {filters} channels, one a filter, got shape {tuple(x.shape)}")
     separable, taps = read
     if not separable or filt.requires_grad:
@@ -182,8 +182,9 @@ def blur(x: Tensor, filt: Tensor, spec: Spec) -> Tensor:
 class Blur(nn.Module):
     """A peer's blur pool: its attributes, its buffer, its numerics, and our op.
 
-    A subclass sets the attributes and the buffer that its peer has, and describes the geometry that they mean in
-    `_prepare`. So one of ours can stand in for one of theirs on the same state (`adopt`).
+    A subclass sets the attributes and the buffer that its peer has, describes the geometry that they mean in
+    `_prepare`, and has the forward, which names its argument as the peer does. So one of ours can stand in for one of
+    theirs on the same state (`adopt`).
 
     The buffer is what counts: where it holds other taps than the binomial, they are used. It is read when the module
     is made, loaded or moved, and again when the buffer is assigned or has been edited in place. In a process group,
@@ -191,21 +192,19 @@ class Blur(nn.Module):
     `read_filter` after one. A filter that is not separable is run exactly, by a plain convolution.
     """
 
-    rank: ClassVar[int] = 2
-    filter_name: ClassVar[str] = "filt"
+    rank = 2
+    filter_name = "filt"
     __jit_unused_properties__: ClassVar[list[str]] = ["is_max", "is_separable"]
 
     _read = (True, None)
     _values = ()
     if TYPE_CHECKING:  # torch.jit.script reads annotations of attributes, and does not know these
+        rank: ClassVar[int]
+        filter_name: ClassVar[str]
         _read: tuple[bool, Tensor | None]
         _spec: Spec
         _seen: tuple[Tensor, int]  # the buffer that was read, and its version then; in a tuple it is no buffer itself
         _values: tuple[Tensor, ...]  # what was read, on the host
-        filt: Tensor
-        kernel: Tensor
-        filt2d: Tensor
-        blur_filter: Tensor
 
     def _prepare(self) -> None:
         """Calls `_describe` with the geometry that the attributes mean."""
@@ -283,18 +282,8 @@ class Blur(nn.Module):
         return run(x, getattr(self, self.filter_name), self._spec, self._read)
 
     def _scripted_filter(self) -> Tensor:
-        """The buffer; torch.jit.script knows no attribute by a variable's name."""
-        if hasattr(self, "filt"):
-            return self.filt
-        elif hasattr(self, "kernel"):
-            return self.kernel
-        elif hasattr(self, "filt2d"):
-            return self.filt2d
-        else:
-            return self.blur_filter
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blur(x)
+        """The buffer, the first of all; torch.jit.script knows no attribute by a variable's name."""
+        return [buffer for _, buffer in self.named_buffers()][0]  # noqa: RUF015
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

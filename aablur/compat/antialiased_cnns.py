@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from .. import functional
 from ..geometry import per_axis
@@ -43,6 +43,9 @@ class _BlurPool(Blur):
             raise ValueError(f"{type(self).__name__}: pad must be one of torch's layers, got {type(self.pad).__name__}")
         padding = tuple((pads[i], pads[i + 1]) for i in reversed(range(0, 2 * self.rank, 2)))
         self._describe([self.filt_size] * self.rank, self.stride, padding, modes[type(self.pad)])
+
+    def forward(self, inp: Tensor) -> Tensor:
+        return self.blur(inp)
 
     def read_filter(self) -> None:
         super().read_filter()

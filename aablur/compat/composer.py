@@ -106,6 +106,9 @@ class BlurMaxPool2d(Blur):
     def _prepare(self) -> None:
         self._describe(_TAPS, self.stride, 1, "zeros", (self.kernel_size, self.padding, self.dilation))
 
+    def forward(self, input: Tensor) -> Tensor:
+        return self.blur(input)
+
     @staticmethod
     def from_maxpool2d(module: nn.MaxPool2d, module_index: int = -1) -> BlurMaxPool2d:
         """The anti-aliased pool in place of a max pool of the same settings."""
@@ -152,8 +155,8 @@ class BlurConv2d(Blur):
     def _prepare(self) -> None:
         self._describe(_TAPS, self.blur_stride, 1, "zeros")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.blur(x)) if self.blur_first else self.blur(self.conv(x))
+    def forward(self, input: Tensor) -> Tensor:
+        return self.conv(self.blur(input)) if self.blur_first else self.blur(self.conv(input))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, blur_first={self.blur_first}"
@@ -196,6 +199,9 @@ class BlurPool2d(Blur):
 
     def _prepare(self) -> None:
         self._describe(_TAPS, self.stride, 1, "zeros")
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.blur(input)
 
 
 def apply_blurpool(

@@ -88,6 +88,9 @@ class BlurPool2D(Blur):
     def _prepare(self) -> None:
         self._describe(_sizes(type(self).__name__, self.kernel_size), self.stride, "same", "zeros")
 
+    def forward(self, input: Tensor) -> Tensor:
+        return self.blur(input)
+
 
 class MaxBlurPool2D(Blur):
     """``kornia.filters.MaxBlurPool2D``: `max_blur_pool2d` as a module, in one op.
@@ -114,3 +117,6 @@ class MaxBlurPool2D(Blur):
     def _prepare(self) -> None:
         sizes = _sizes(type(self).__name__, self.kernel_size)
         self._describe(sizes, self.stride, "same", "zeros", (self.max_pool_size, 0, 1))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.blur(input)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import functional
 from ..geometry import per_axis
@@ -52,9 +52,8 @@ class BlurPool2d(Blur):
         )  # as the peer: symmetric
         self.channels, self.filt_size, self.stride, self.pad_mode = channels, filt_size, stride, pad_mode
         self.padding = [width, width, height, height]
-        filt = torch.empty((channels or 1, 1, filt_size, filt_size), device=device, dtype=dtype)
+        filt = binomial_filter([filt_size] * 2, dtype, device).repeat(channels or 1, 1, 1, 1)
         self.register_buffer("filt", filt, persistent=False)
-        self._init_buffers()
         self._prepare()
 
     def _prepare(self) -> None:
@@ -64,8 +63,8 @@ class BlurPool2d(Blur):
         padding = ((top, bottom), (left, right))
         self._describe([self.filt_size] * 2, self.stride, padding, _MODES[self.pad_mode])
 
-    def _init_buffers(self) -> None:
-        self.filt.copy_(binomial_filter([self.filt_size] * 2))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blur(x)
 
     def init_non_persistent_buffers(self) -> None:
         """What timm calls on a model that was made on the meta device."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from ..compat import antialiased_cnns, composer, kornia, timm
 from ..compat._base import Blur
 from ..geometry import shown
-from . import fusion
+from . import fusion, vendored
 from .replace import Swaps, has_hooks, paths
+from .vendored import is_code
 
 # (package, class) of the peer: told by name, so that no peer is imported
 _OURS: dict[tuple[str, str], type[Blur]] = {
@@ -98,7 +98,9 @@ def _table(rows: list[list[str]]) -> Iterable[str]:
 def accelerate(model: nn.Module, *, fuse_max: bool = True) -> Acceleration:
     """Swaps every blur pool of antialiased-cnns, timm, kornia and composer in a model for ours, in place.
 
-    1. Find them by their classes' names; no peer's package is imported.
+    1. Find them by their classes' names; no peer's package is imported. Copies of them in other people's code, and
+       blur pools of one's own, are found by what they do: they hold one filter and nothing else, and on noise of
+       several sizes give what ours gives (`vendored.counterpart`).
     2. Put ours in their places, on the same buffers, children and hooks: names, state_dict, device, dtype and
        training mode stay. Each is first held against its peer on a small map.
     3. Make one op of a max pool (stride 1) and the blur pool that alone follows it, where a trace of the model, or
@@ -128,21 +130,26 @@ def accelerate(model: nn.Module, *, fuse_max: bool = True) -> Acceleration:
     rows: dict[nn.Module, Swapped] = {}  # by the module that now stands there
     for module in list(model.modules()):
         theirs = next((c for c in type(module).__mro__ if _key(c) in _OURS or _key(c) in _NOT_SERVED), None)
-        if theirs is None:
+        if theirs is not None:
+            ours, reason = _counterpart(module, theirs)
+        elif (ours := vendored.counterpart(module)) is not None:
+            reason = ""
+        else:
             continue
         path, was = ", ".join(paths(model, module)), _name(type(module))
-        reason = "it is the model itself, which has no place in a parent" if module is model else None
-        ours, reason = (None, reason) if reason else _counterpart(module, theirs)
+        if module is model:
+            ours, reason = None, "it is the model itself, which has no place in a parent"
         if ours is None:
             report.left.append(Left(path, was, reason))
         else:
             report._swaps.replace(module, ours, shares_state=True)
-            rows[ours] = Swapped(path, was, _name(type(ours)))
+            rows[ours] = Swapped(path, was, _name(type(ours)), "" if theirs else "known by what it does")
     for max_pool, identity, blur, fused in fusion.fuse(report._swaps) if fuse_max else ():
         max_path, path = (", ".join(paths(model, m)) for m in (identity, fused))
         rows[identity] = Swapped(max_path, _name(type(max_pool)), _name(nn.Identity), f"now in {path}")
-        was = rows.pop(blur).was if blur in rows else _name(type(blur))
-        rows[fused] = Swapped(path, was, _name(type(fused)), f"with the max of {max_path}")
+        row = rows.pop(blur, Swapped(path, _name(type(blur)), ""))
+        note = "; ".join(filter(None, (row.note, f"with the max of {max_path}")))
+        rows[fused] = Swapped(path, row.was, _name(type(fused)), note)
     report.swapped = [rows[m] for m in model.modules() if m in rows]
     return report
 
@@ -160,7 +167,7 @@ def _counterpart(module: nn.Module, theirs: type) -> tuple[Blur | None, str]:
     if _key(theirs) in _NOT_SERVED:
         return None, _NOT_SERVED[_key(theirs)]
     cls = type(module)
-    added = {name for c in cls.__mro__[: cls.__mro__.index(theirs)] for name, v in vars(c).items() if _is_code(name, v)}
+    added = {name for c in cls.__mro__[: cls.__mro__.index(theirs)] for name, v in vars(c).items() if is_code(v)}
     if added - _HARMLESS:
         return None, f"{cls.__name__} overrides or adds {', '.join(sorted(added - _HARMLESS))}"
     if "forward" in vars(module):
@@ -179,10 +186,6 @@ def _counterpart(module: nn.Module, theirs: type) -> tuple[Blur | None, str]:
     if not ours.is_separable:
         return None, "its filter is not separable"
     return (None, reason) if (reason := _disagreement(module, ours, filt)) else (ours, "")
-
-
-def _is_code(name: str, value: Any) -> bool:
-    return callable(value) or isinstance(value, (property, classmethod, staticmethod))
 
 
 @torch.no_grad()

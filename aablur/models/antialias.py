@@ -20,7 +20,7 @@ from .places import Plan, apply
 from .plan import Planner, Settings
 from .repaired import is_repaired
 from .sites import Site, find_sites
-from .tape import record, undisturbed
+from .tape import record, uncompiled, undisturbed
 
 if TYPE_CHECKING:
     from .sensitivity import Sensitivity
@@ -104,6 +104,7 @@ def antialias(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"antialias: model must be a torch.nn.Module, got {type(model).__name__}")
+    given, model = model, uncompiled(model)
     if any(is_repaired(m) for m in model.modules()):
         raise ValueError("antialias: model is repaired already: aablur.restore(model) undoes it")
     general = Settings(
@@ -139,12 +140,12 @@ def antialias(
     if learnt and optimizer is not None:
         optimizer.add_param_group({"params": learnt, "weight_decay": 0.0})
     _warn(model, plans, max((asked[p.site.name].strength for p in plans if p.changes), default=0))
-    return model
+    return given
 
 
 def restore(model: nn.Module) -> nn.Module:
     surgery.restore(model)
-    model.__dict__.pop("_aablur_repairs", None)
+    uncompiled(model).__dict__.pop("_aablur_repairs", None)
     return model
 
 
@@ -167,7 +168,7 @@ class Repair:
 
 def repairs(model: nn.Module) -> list[Repair]:
     """What `aablur.antialias` did to a model: one `Repair` a site, in the order in which the model runs."""
-    return list(model.__dict__.get("_aablur_repairs", []))
+    return list(uncompiled(model).__dict__.get("_aablur_repairs", []))
 
 
 # ---- arguments -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from . import aliasing
 from .circular import Torus
 from .example import NOISE, example_for
 from .sites import Site, find_sites
-from .tape import Node, as_args, record
+from .tape import Node, as_args, record, uncompiled
 from .upsampling import Upsampling, find_upsampling
 
 FIELDS = (
@@ -134,7 +134,7 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
     input see this one, and have their weights afterwards.
 
     Args:
-        model: any module; it need not be traceable.
+        model: any module; it need not be traceable. What torch.compile has made of it is looked at uncompiled.
         example_input: a tensor, or a list or dict of them as detectors take; or a tuple of such arguments. Pictures
             of the kind that the model is for, or the figures mean little. Default None: noise with a picture's
             spectrum, of the size that the model asks for.
@@ -154,6 +154,7 @@ def audit(model: nn.Module, example_input: Any = None, *, shift: int = 1, measur
         raise TypeError(f"audit: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(shift, int) or isinstance(shift, bool) or shift < 1:
         raise ValueError(f"audit: shift must be a positive int, got {shown(shift)}")
+    model = uncompiled(model)
     args = example_for(model, example_input, "audit")
     tape = record(model, args)
     sites = find_sites(tape, every=True)

@@ -11,10 +11,15 @@ import torch.fx
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
+from ..compat import antialiased_cnns, composer, kornia, timm
 from ..compat._base import Blur
 from ..nn import BlurPool1d, BlurPool2d, BlurPool3d
+from . import vendored
 from .replace import Swaps, has_hooks, paths
 
+_BLURS_ALONE = {
+    antialiased_cnns.BlurPool, antialiased_cnns.BlurPool1D, timm.BlurPool2d, kornia.BlurPool2D, composer.BlurPool2d
+}  # fmt: skip
 _RANKS = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}
 
 
@@ -58,7 +63,11 @@ def _is_plain_blur(module: nn.Module) -> bool:
     if has_hooks(module):
         return False
     if isinstance(module, Blur):
-        return not module.is_max and module.is_separable and type(module).forward is Blur.forward
+        return (
+            not module.is_max
+            and module.is_separable
+            and (type(module) in _BLURS_ALONE or isinstance(module, vendored.BlurPool))
+        )
     return type(module) in (BlurPool1d, BlurPool2d, BlurPool3d) and module._window is None
 
 

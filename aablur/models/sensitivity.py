@@ -18,7 +18,7 @@ from ..geometry import shown
 from . import show
 from .antialias import antialias, restore
 from .sites import find_sites
-from .tape import record, undisturbed
+from .tape import record, uncompiled, undisturbed
 
 Metric = Callable[[Any, Any], float]
 LARGEST_SHIFT = 32
@@ -134,7 +134,7 @@ def sensitivity(
     if first is None:
         raise ValueError("sensitivity: loader must hold a batch, got none")
     x = _to_device(first[0], model)[:2]
-    found = {s.name: s for s in find_sites(record(model, (x,))) if s.filter != "blur"}
+    found = {s.name: s for s in find_sites(record(uncompiled(model), (x,))) if s.filter != "blur"}
     names = list(found) if sites is None else list(sites)
     if unknown := [name for name in names if name not in found]:
         raise ValueError(f"sensitivity: sites holds {unknown[0]!r}, there are {', '.join(found)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -279,13 +279,25 @@ def as_args(example_input: Any) -> tuple[Any, ...]:
     return example_input if isinstance(example_input, tuple) else (example_input,)
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile(module)`` wraps; any other is itself."""
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
+
+
+def _uncompiled_run() -> Any:
+    """Lets what was compiled run eagerly: what a recorder sees must be the model's own functions."""
+    is_loaded = "torch._dynamo" in sys.modules  # else nothing is compiled, and its import takes seconds
+    return torch.compiler.set_stance("force_eager") if is_loaded else nullcontext()
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """In eval mode and without gradients; training flags and random numbers are afterwards what they were."""
+    """In eval mode, without gradients, uncompiled; training flags and random numbers are afterwards what they were."""
     training = [m for m in model.modules() if m.training]
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _uncompiled_run():
             yield
     finally:
         for m in training:
