@@ -1,14 +1,19 @@
 """Builds the native library with ninja; without a compiler or torch's headers, a pure install on the reference.
 
 AABLUR_NATIVE=0 forbids the native library, AABLUR_NATIVE=1 insists on it; AABLUR_CUDA=0 and 1 likewise for the CUDA
-kernels, which nvcc compiles for AABLUR_CUDA_ARCHS where it is there. AABLUR_VARIANT builds for tests alone, into
-build/<variant>, and leaves the package as it is: `sanitize` with AddressSanitizer and UndefinedBehaviorSanitizer,
-`machine_code` with the CUDA kernels in place of the CPU's, executed on the CPU by the interpreter of tests/sass.
+kernels, which nvcc compiles for AABLUR_CUDA_ARCHS where it is there and torch has CUDA. What could not be built is
+said, and recorded beside the library for `aablur.info()`. AABLUR_WERROR=1 makes warnings errors. AABLUR_VARIANT builds
+for tests alone, into build/<variant>, and leaves the package as it is: `sanitize` with AddressSanitizer and
+UndefinedBehaviorSanitizer, `machine_code` with the CUDA kernels in place of the CPU's, executed on the CPU by the
+interpreter of tests/sass.
 """
 
+import atexit
 import io
+import json
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
@@ -22,13 +27,15 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LIBRARY = "libaablur.so"
+NOT_BUILT = "not_built.json"  # beside it: the part that could not be built -> why; aablur/backends.py reads it
 OLDEST_TORCH = "0x020a000000000000ULL"  # the stable ABI of torch 2.10
 BUILD = ROOT / "build"
 VARIANT = os.environ.get("AABLUR_VARIANT", "native")
 INSIST = VARIANT != "native" or os.environ.get("AABLUR_NATIVE") == "1"
 FORBID = os.environ.get("AABLUR_NATIVE") == "0"
 
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
+STRICT = os.environ.get("AABLUR_WERROR") == "1"
+WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi", *["-Werror"] * STRICT]
 # Instruction set -> flags. GCC 12's own AVX-512 header trips its own -Wuninitialized.
 X86_ISAS = {
     "avx512": "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mbmi2 "
@@ -44,13 +51,17 @@ WATCHED = (
     "aoti_torch_delete_tensor_object",
 )
 ELEMENTS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}  # C++ types
+EXECUTED_ARCH = "90"  # by the interpreter of tests/sass
 DEFAULT_CUDA_ARCHS = "75;80;86;90;100;120+PTX"
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler, where CUDA kernels are wanted."""
+    """The CUDA compiler, where CUDA kernels are wanted: by a torch that has CUDA, or who asks for them."""
+    import torch
+
     asked = os.environ.get("AABLUR_CUDA")
-    if VARIANT == "sanitize" or asked == "0":
+    wanted = asked == "1" or torch.version.cuda is not None or VARIANT == "machine_code"
+    if VARIANT == "sanitize" or asked == "0" or not wanted:
         return None
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     found = next(
@@ -142,25 +153,27 @@ def write_ninja(nvcc: str | None) -> None:
         ninja.variable("nvcc", nvcc)
         ninja.variable(
             "nvccflags",
-            f"-std=c++17 -O3 -I{ROOT}/csrc --expt-relaxed-constexpr -Werror all-warnings "
+            f"-std=c++17 -O3 -I{ROOT}/csrc --expt-relaxed-constexpr {'-Werror all-warnings ' * STRICT}"
             f"-Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wno-unknown-pragmas "
-            f"-Xfatbin -compress-all --threads 4 {architecture_flags(architectures)}",  # 4 architectures side by side
+            "-Xfatbin -compress-all --threads 4",  # 4 architectures side by side
         )
         ninja.rule("cuda", "$nvcc -MMD -MF $out.d $nvccflags $flags -c $in -o $out", **depends)
-        cuda = [
-            compiled(
-                f"cuda/{element}",
-                "csrc/gpu/instantiate.cu",
-                f"-DAABLUR_ELEMENT={element} -DAABLUR_TYPE={type_name}",
-                "cuda",
-            )
-            for element, type_name in ELEMENTS.items()
-        ]
+
+        def cuda_objects(folder: str, archs: list[str]) -> list[str]:
+            defines = {e: f"-DAABLUR_ELEMENT={e} -DAABLUR_TYPE={type_name}" for e, type_name in ELEMENTS.items()}
+            flags = architecture_flags(archs)
+            return [
+                compiled(f"{folder}/{e}", "csrc/gpu/instantiate.cu", f"{d} {flags}", "cuda") for e, d in defines.items()
+            ]
+
+        cuda = cuda_objects("cuda", architectures)
+        is_executed = any(arch.removesuffix("+PTX") == EXECUTED_ARCH for arch in architectures)
+        executed = cuda if is_executed else cuda_objects("machine_code/cuda", [EXECUTED_ARCH])
         backend = compiled("cuda/backend", "csrc/gpu/backend.cpp", f"-O3 {sees_torch}")
         native += [backend, *cuda]
         links_native += f" -L{home}/lib64 -L{home}/targets/x86_64-linux/lib -lcudart_static -lrt -ldl -lpthread"
 
-        objects = [backend, *cuda, *interpreter.values(), runtime]
+        objects = [backend, *executed, *interpreter.values(), runtime]
         wraps = " ".join(f"-Wl,--wrap={name}" for name in WATCHED)
         machine_code.append(f"machine_code/{LIBRARY}")
         objects = library("machine_code", objects, "-O3", serves="-DAABLUR_MACHINE_CODE")
@@ -181,44 +194,100 @@ def schemas_as_c() -> str:
     return "".join(f'"{schema}",\n' for schema in schemas)
 
 
-def run_ninja() -> None:
-    """Builds the library; without the CUDA kernels where nvcc fails and nobody insists on them."""
+def run_ninja() -> dict[str, str]:
+    """Builds the library; without the CUDA kernels where nvcc fails and nobody insists on them.
+
+    Returns:
+        what could not be built -> why.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError("torch cannot be imported where it is built: `pip install --no-build-isolation`") from error
     ninja = [sys.executable, "-m", "ninja", "-C", str(BUILD), VARIANT]
+    missing = {}
     if nvcc := find_nvcc():
         try:
             write_ninja(nvcc)
-            subprocess.run(ninja, check=True)
-            return
-        except (OSError, subprocess.CalledProcessError) as error:
+            run(ninja)
+            return {}
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("AABLUR_CUDA") == "1":
                 raise
-            print(f"aablur: CUDA kernels not built ({error})", file=sys.stderr)
+            missing["cuda"] = str(error)
     write_ninja(None)
-    subprocess.run(ninja, check=True)
+    run(ninja)
+    return missing
+
+
+def run(command: list[str]) -> None:
+    """Runs it, and prints what it prints; of a failure raises the line that tells why."""
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    if process.returncode:
+        telling = (line for line in lines if re.search(r"\berror\b|not found|No such file|No module", line, re.I))
+        raise RuntimeError(next(telling, lines[-1] if lines else f"{command[0]} returned {process.returncode}"))
+
+
+def say(line: str) -> None:
+    """To who installs: pip keeps a build's output to itself, so to the terminal too."""
+    print(line, file=sys.stderr)
+    if not sys.stderr.isatty():
+        try:
+            with open("/dev/tty", "w") as terminal:
+                print(f"\n{line}", file=terminal)
+        except OSError:  # there is none
+            pass
 
 
 class BuildNative(build_ext):
+    missing: dict[str, str]
+
+    def run(self) -> None:
+        self.missing = {}
+        super().run()
+        if VARIANT == "native":
+            self.record()
+
     def build_extension(self, ext: Extension) -> None:
         try:
             if FORBID:
                 raise RuntimeError("AABLUR_NATIVE=0")
             BUILD.mkdir(parents=True, exist_ok=True)
-            run_ninja()
+            self.missing = run_ninja()
         except (RuntimeError, ImportError, OSError, subprocess.CalledProcessError) as error:
             if INSIST:
                 raise
-            print(f"aablur: native library not built ({error}); aablur will run on the reference", file=sys.stderr)
+            self.missing = {"native": str(error)}
             return
         if VARIANT == "native":
             destination = Path(self.get_ext_fullpath(ext.name))
             destination.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(BUILD / VARIANT / LIBRARY, destination)
 
+    def record(self) -> None:
+        """Says what is missing, here and beside the library."""
+        record = Path(self.get_ext_fullpath("aablur.native")).with_name(NOT_BUILT)
+        record.unlink(missing_ok=True)
+        if not self.missing:
+            return
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(self.missing))
+        serves = {"native": "the reference in plain torch", "cuda": "Triton, or the reference"}
+        for part, reason in self.missing.items():
+            atexit.register(
+                say, f"aablur: WARNING: the {part} kernels were NOT built ({reason}): {serves[part]} will run instead"
+            )
+
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")[:-1], LIBRARY)
 
     def get_outputs(self) -> list[str]:
-        return [path for path in super().get_outputs() if os.path.exists(path)]
+        found = super().get_outputs()
+        return [path for path in (*found, *{str(Path(p).with_name(NOT_BUILT)) for p in found}) if os.path.exists(path)]
 
     def copy_extensions_to_source(self) -> None:
         self.extensions = [e for e in self.extensions if Path(self.build_lib, self.get_ext_filename(e.name)).exists()]

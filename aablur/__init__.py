@@ -20,6 +20,7 @@ from .version import __version__
 if typing.TYPE_CHECKING:
     from . import compat, robustness
     from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
+    from .selfcheck import check
 else:
 
     def __getattr__(name: str) -> object:
@@ -27,7 +28,8 @@ else:
         if name not in __all__:
             raise AttributeError(f"module 'aablur' has no attribute {name!r}")
         is_module = name in ("compat", "robustness")
-        home = importlib.import_module(f".{name if is_module else 'models'}", __name__)
+        place = name if is_module else "selfcheck" if name == "check" else "models"
+        home = importlib.import_module(f".{place}", __name__)
         return globals().setdefault(name, home if is_module else getattr(home, name))
 
     def __dir__() -> list[str]:
@@ -43,6 +45,7 @@ __all__ = [
     "blur_pool1d",
     "blur_pool2d",
     "blur_pool3d",
+    "check",
     "compat",
     "compile_passes",
     "decompositions",

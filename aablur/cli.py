@@ -13,6 +13,7 @@ from .version import __version__
 
 # name -> (where its class or module is, with `add_arguments(parser)` and `run(args) -> int`; what it does)
 COMMANDS = {
+    "check": ("selfcheck.run", "whether aablur is right on this machine, and how fast: to run first"),
     "audit": ("models.commands:Audit", "find every place where a model aliases, and measure how much"),
     "antialias": ("models.commands:Antialias", "repair a model, and show it before and after"),
     "robustness": ("robustness.command", "measure how a classifier's answers change when its images do"),

@@ -53,7 +53,7 @@ def _binomial(taps: int, like: Tensor) -> Tensor:
     """(1, taps): a constant to jit.trace; elsewhere no tensor of a list, which graphs would have to lift out."""
     if torch._C._get_tracing_state():
         return torch.tensor([binomial(taps)], dtype=like.dtype, device=like.device)
-    return torch.cat([like.new_full((1, 1), value) for value in binomial(taps)], 1)
+    return reference.filled_row(taps, like.dtype, like)
 
 
 def _slices(taps: Tensor, geometry: Geometry) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from . import backends, decomposition, ops, reference
-from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, binomial, shown
+from .geometry import LARGEST_BINOMIAL, Geometry, _is_int, shown
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLOATS = frozenset(_DTYPES)
@@ -302,7 +302,7 @@ def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, 
         elif isinstance(part, Tensor):
             rows.append(part.to(dtype).reshape(-1, part.shape[-1]))
         else:
-            rows.append(torch.tensor([binomial(part)], dtype=dtype, device=x.device))
+            rows.append(reference.binomial_row(part, dtype, x))
     channels = max(r.shape[0] for r in rows)
     packed = torch.cat([r.expand(channels, -1) for r in rows], 1) if rank > 1 else rows[0]
     return packed.contiguous(), sizes

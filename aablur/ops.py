@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import torch
@@ -142,15 +142,43 @@ def _on_triton(op: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         from . import triton_ops  # its import takes seconds, and may fail where nothing needs it
 
-        return getattr(triton_ops, op)(*args)
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device, and on its stream
+            return getattr(triton_ops, op)(*args)
 
     return run
 
 
 _TRITON = {name: _kernel(name, _on_triton(name)) for name in _REFERENCE}
-if backends.prefers_triton():
+if backends.presumed() == "triton":
     for _name, _run in _TRITON.items():
         _library.impl(_name, _run, "CUDA")
+
+
+def _choose_by_card() -> None:
+    """Once CUDA's devices are known: where another backend than was presumed serves some, a call goes to the one that
+    serves the device of its first tensor."""
+    served = backends.serving_cards()
+    if set(served) <= {backends.presumed()}:
+        return
+
+    def chooser(name: str) -> Callable[..., Any]:
+        kernels = {"triton": _TRITON[name], "reference": _REFERENCE[name]}
+        compiled = torch.library.get_kernel(f"aablur::{name}", "CUDA") if "cuda" in served else None
+
+        def run(keys: Any, *args: Any) -> Any:
+            card = args[0].device.index
+            if compiled is not None and served[card] == "cuda":
+                return compiled.call_boxed(keys, *args)
+            if backends.forced == "cuda":
+                raise RuntimeError(f"backend 'cuda' is forced: {backends.why_not('cuda', card)}")
+            return kernels[served[card]](*args)
+
+        return run
+
+    with warnings.catch_warnings(), _forced.lifted():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of every override
+        for name in _REFERENCE:
+            _library.impl(name, chooser(name), "CUDA", with_keyset=True, allow_override=True)
 
 
 # ---- fakes: shapes and strides without data ----------------------------------------------------------
@@ -289,15 +317,19 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
     taps replaced by the direction's: linear in grad and x, and in the taps of the other axes.
     """
     grad, x, taps = ctx.saved_tensors
-    axes = _geometry("blur_pool", *ctx.args).axes
-    axis_of_tap = torch.tensor([i for i, a in enumerate(axes) for _ in range(a.taps)], device=taps.device)
+    sizes = [a.taps for a in _geometry("blur_pool", *ctx.args).axes]
     needs_grad, needs_x, needs_taps = ctx.needs_input_grad[:3]
     wide = reference.accumulator_dtype(x.dtype)
     wide_x, wide_grad = x.to(wide), grad.to(wide)  # shares are added before they are rounded
     grad_grad = grad_x = grad_taps = None
-    for axis in range(len(ctx.size)):
-        own = axis_of_tap == axis
-        replaced = torch.where(own, direction, taps)
+    for axis in range(len(sizes)):
+
+        def with_own(own: Tensor, others: Tensor, axis: int = axis) -> Tensor:
+            """The columns of this axis from one, those of the other axes from the other."""
+            pairs = zip(own.split(sizes, 1), others.split(sizes, 1), strict=True)
+            return torch.cat([a if i == axis else b for i, (a, b) in enumerate(pairs)], 1)
+
+        replaced = with_own(direction, taps)
         if needs_grad:
             share = call("blur_pool", wide_x, replaced, *ctx.args)
             grad_grad = share if grad_grad is None else grad_grad + share
@@ -305,7 +337,8 @@ def _blur_pool_backward_taps_gradients(ctx: Any, direction: Tensor) -> Any:
             share = call("blur_pool_backward", wide_grad, replaced, ctx.size, *ctx.args, ctx.channels_last)
             grad_x = share if grad_x is None else grad_x + share
         if needs_taps:
-            share = torch.where(own, 0, call("blur_pool_backward_taps", grad, x, replaced, *ctx.args))
+            share = call("blur_pool_backward_taps", grad, x, replaced, *ctx.args)
+            share = with_own(torch.zeros_like(share), share)
             grad_taps = share if grad_taps is None else grad_taps + share
     grad_grad, grad_x = (g if g is None else g.to(x.dtype) for g in (grad_grad, grad_x))
     return grad_grad, grad_x, grad_taps, *[None] * len(ctx.args)
@@ -427,7 +460,7 @@ class _Forced:
     """The backends that are forced, each by a context of `backend`; the last one serves, alone."""
 
     def __init__(self) -> None:
-        self._lock, self._names = Lock(), dict[object, str]()
+        self._lock, self._names = RLock(), dict[object, str]()
         self._library: torch.library.Library | None = None
         if backends.forced is not None:
             self.enter(backends.forced)
@@ -445,6 +478,17 @@ class _Forced:
             del self._names[context]
             last = next(reversed(self._names.values()), None)
             self._serve(None if last is None else _force(last))
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Inside, the kernels that are forced are not registered, for others to be found and laid beneath."""
+        with self._lock:
+            if self._library is not None:
+                self._library._destroy()
+                self._library = None
+            yield
+            if self._names:
+                self._serve(_force(next(reversed(self._names.values()))))
 
     def _serve(self, library: torch.library.Library | None) -> None:
         if self._library is not None:
@@ -494,3 +538,5 @@ def _force(name: str) -> torch.library.Library:
 
 
 _forced = _Forced()
+if torch.version.cuda is not None:
+    torch.cuda._lazy_call(_choose_by_card)  # when something first asks for a CUDA device, or at once if it has

@@ -5,7 +5,9 @@ is built, and, being made of aten ops alone, carries torch.func, forward mode an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,25 @@ from .geometry import Axis, Geometry, binomial, code_bits
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums are taken in, and what packed taps are: float64 for float64, float32 for the rest."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def _in_ieee() -> Iterator[None]:
+    conv = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    try:
+        with torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        conv.fp32_precision = before
+
+
+def _exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, convolutions are taken in the dtype of their maps: without autocast, nor the TF32 that cuDNN has for
+    float32 by default. (What torch.compile and torch.func run later follows torch's own setting.)"""
+    if device.type == "cuda" and not torch.compiler.is_compiling():
+        return _in_ieee()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _padded_indices(axis: Axis, size: int, padding_mode: str, device: torch.device) -> Tensor:
@@ -51,11 +72,37 @@ def max_pool(x: Tensor, geometry: Geometry) -> Tensor:
     return pool(x, window, 1, padding, [a.window_dilation for a in geometry.axes])
 
 
+_rows: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def binomial_row(taps: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """(1, taps) on the device of `like`. Copied there once: copies from the host wait, and CUDA graphs capture none."""
+    key = taps, dtype, like.device
+    if type(like) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active():
+        return filled_row(taps, dtype, like)
+    if torch.compiler.is_compiling():
+        return filled_row(taps, dtype, like)
+    row = _rows.get(key)
+    if row is None:
+        if like.is_cuda and torch.cuda.is_current_stream_capturing():
+            return filled_row(taps, dtype, like)
+        with torch.inference_mode(False):
+            row = torch.tensor([binomial(taps)], dtype=dtype, device=like.device)
+        if type(row) is Tensor:  # and not one of a mode's own
+            _rows[key] = row
+    return row
+
+
+def filled_row(taps: int, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """`binomial_row` made on the device, a number at a time: for what traces, transforms or captures."""
+    return torch.cat([like.new_full((1, 1), value, dtype=dtype) for value in binomial(taps)], 1)
+
+
 def axis_taps(taps: Tensor | None, geometry: Geometry, like: Tensor) -> list[Tensor]:
     """The taps of each axis, for a map `like`: (1 or channels, k)."""
     sizes = [a.taps for a in geometry.axes]
     if taps is None:
-        return [torch.tensor([binomial(k)], dtype=like.dtype, device=like.device) for k in sizes]
+        return [binomial_row(k, like.dtype, like) for k in sizes]
     channels = like.shape[-len(sizes) - 1]
     if taps.ndim != 2 or taps.shape[1] != sum(sizes) or taps.shape[0] not in (1, channels):
         raise ValueError(
@@ -75,7 +122,7 @@ def blur_pool(x: Tensor, taps: Tensor | None, geometry: Geometry) -> Tensor:
         x: (channels, spatial...) or (batch, channels, spatial...).
         taps: None for binomials, or all axes' taps side by side: (1 or channels, sum of taps).
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with _exactly(x.device):
         rank = len(geometry.axes)
         batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
         channels_last = prefers_channels_last(x, rank)
@@ -155,7 +202,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 def blur_pool_backward(grad: Tensor, taps: Tensor | None, size: Sequence[int], geometry: Geometry) -> Tensor:
     """The adjoint of `blur_pool` without its max, applied to grad; `size` is that of the pooled map."""
-    with torch.autocast(grad.device.type, enabled=False):
+    with _exactly(grad.device):
         rank, wide = len(geometry.axes), accumulator_dtype(grad.dtype)
         g = (grad if grad.ndim == rank + 2 else grad.unsqueeze(0)).to(wide)
         per_axis = list(zip(geometry.axes, axis_taps(taps, geometry, g), size, strict=True))
@@ -191,7 +238,7 @@ def _pad_adjoint(g: Tensor, dim: int, axis: Axis, size: int, padding_mode: str) 
 
 def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geometry) -> Tensor:
     """d <grad, blur_pool(x, taps)> / d taps."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _exactly(x.device):
         rank = len(geometry.axes)
         wide = accumulator_dtype(x.dtype)
         y, g = ((t if t.ndim == rank + 2 else t.unsqueeze(0)).to(wide) for t in (x, grad))

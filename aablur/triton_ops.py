@@ -95,8 +95,8 @@ def _filter(taps: Tensor | None, geometry: Geometry, like: Tensor) -> kernels.Fi
         constants = _binomials(geometry)
         if max(a.taps for a in geometry.axes) <= _MOST_BINOMIALS:
             return constants
-        row, dtype = constants.binomials.value, reference.accumulator_dtype(like.dtype)
-        taps = torch.tensor([row], dtype=dtype, device=like.device)
+        dtype = reference.accumulator_dtype(like.dtype)
+        taps = torch.cat([reference.binomial_row(a.taps, dtype, like) for a in geometry.axes], 1)
     return kernels.Filter(taps, None, tl.constexpr(taps.shape[1]), tl.constexpr(taps.shape[0] > 1))
 
 
@@ -238,7 +238,7 @@ def _row_bytes(geometry: Geometry, shape: _Shape) -> int:
 
 def _empty_codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:
     sizes = reference.code_shape(x.shape, geometry, shape.channels_last)
-    return torch.empty(sizes, dtype=torch.uint8, device=x.device)
+    return x.new_empty(sizes, dtype=torch.uint8)
 
 
 def _codes(x: Tensor, geometry: Geometry, shape: _Shape) -> Tensor:

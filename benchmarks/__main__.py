@@ -25,8 +25,10 @@ from .timing import MIN_ROUNDS, keep_freed_memory
 from .workloads import catalogue, is_default, is_quick, last_level_cache
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    device = "cuda has options of its own: --device cuda --help. By default the GPU, where torch finds one"
+    parser.add_argument("--device", choices=("cuda", "cpu"), help=device)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few rows: a minute")
     size.add_argument("--all", action="store_true", help="also the slow rows left out by default")
@@ -38,7 +40,7 @@ def arguments() -> argparse.Namespace:
     keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients"
     parser.add_argument("--keep-memory", action="store_true", help=keep)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.rounds < MIN_ROUNDS or options.threads < 1:
         parser.error(f"--rounds must be {MIN_ROUNDS} or more, --threads 1 or more")
     return options
@@ -100,8 +102,21 @@ def report(recorder: Recorder, console: Console) -> int:
     return len(wrong)
 
 
+def device_of(argv: list[str]) -> tuple[str, list[str]]:
+    """What is measured, by default the GPU where torch finds one; and the arguments of its program."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--device", choices=("cuda", "cpu"))
+    found, rest = first.parse_known_args(argv)
+    return found.device or ("cuda" if torch.cuda.is_available() else "cpu"), rest
+
+
 def main() -> int:
-    options = arguments()
+    device, argv = device_of(sys.argv[1:])
+    if device == "cuda":
+        from .gpu.__main__ import main as measure_gpu
+
+        return measure_gpu(argv)
+    options = arguments(argv)
     jobs = chosen(options)
     if options.list:
         print(*jobs, sep="\n")

@@ -100,6 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(2)
+    torch.backends.cudnn.allow_tf32 = False  # comparisons are of float32; matmuls are by default
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Workers())
     if ON_MACHINE_CODE:
@@ -112,9 +113,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _poison(value: float) -> None:
-    """Leaves freed blocks full of `value` for the next allocations of the sizes that small cases have."""
-    blocks = [torch.full((2**p + 16,), value, dtype=torch.float32) for p in range(4, 15) for _ in range(2)]
-    del blocks
+    """Leaves freed blocks full of `value` for the next allocations of the sizes that small cases have, of each device:
+    CUDA's allocator too gives them out again."""
+    for device in ("cpu", *["cuda"] * torch.cuda.is_available()):
+        sizes = [2**p + 16 for p in range(4, 15) for _ in range(2)]
+        blocks = [torch.full((size,), value, dtype=torch.float32, device=device) for size in sizes]
+        del blocks
 
 
 @pytest.fixture(autouse=True)

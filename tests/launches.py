@@ -1,20 +1,26 @@
 """Launches every Triton kernel through Triton's own launcher, on the interpreter's driver: for test_launches.py.
 
 What the driver is given must be what the compiled kernel takes: as many parameters, pointers where it has pointers, and
-the numbers that were passed.
+the numbers that were passed. And a launch must be on the device of the map, whichever is current: compiled for it, and
+on its stream.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from case import arrange
+from elsewhere import on_card
+from triton.backends.compiler import GPUTarget
 
-from aablur import triton_banded, triton_kernels, triton_ops
+from aablur import ops, triton_banded, triton_kernels, triton_ops
 from aablur.geometry import IDENTITY, Geometry
 from benchmarks.codegen import interpreter
 
@@ -32,13 +38,14 @@ class Spy:
     """A kernel that is launched and then told what the driver was given."""
 
     def __init__(self, kernel: Any, driver: ctypes.CDLL) -> None:
-        self.kernel, self.driver, self.launches = kernel, driver, 0
+        self.kernel, self.driver, self.launches, self.compiled = kernel, driver, 0, set[int]()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *args, **options: self.launch(grid, args, options)
 
     def launch(self, grid: tuple[int, ...], args: tuple[Any, ...], options: dict[str, Any]) -> None:
         compiled = self.kernel[grid](*args, **options)
+        self.compiled.add(compiled.metadata.target.arch)
         entry = compiled.asm["ptx"].split(".entry")[1].split("\n)")[0]
         kinds = re.findall(r"\.param \.(u64 \.ptr|\w+)", entry)
         values, launched, block = (ctypes.c_uint64 * 128)(), (ctypes.c_uint * 3)(), (ctypes.c_uint * 3)()
@@ -58,7 +65,40 @@ class Spy:
         self.launches += 1
 
 
+def check_devices(spies: dict[str, Spy]) -> None:
+    """Of two more cards, an A100 and an H100: each is launched on while the other one is current."""
+    architectures, current, streams = {1: 80, 2: 90}, [0], []
+
+    def exchange(card: int) -> int:
+        before = current[0]
+        if card >= 0:
+            current[0] = card
+        return before if card >= 0 else -1
+
+    torch.cuda._exchange_device = torch.cuda._maybe_exchange_device = exchange
+    active: Any = triton.runtime.driver.active
+    active.get_current_device = lambda: current[0]
+    active.get_current_stream = lambda card: streams.append(card) or 0
+    active.get_current_target = lambda: GPUTarget("cuda", architectures[current[0]], 32)
+    geometry = Geometry("launch", [3, 3], 2, "same", "reflect", 2)
+    for card, other in ((1, 2), (2, 1)):
+        current[0] = other
+        for spy in spies.values():
+            spy.compiled.clear()
+        x = on_card(torch.rand(1, 2, 8, 9), card)
+        y, codes = ops._TRITON["max_blur_pool_codes"](x, None, *geometry.op_args)
+        y = on_card(y, card)
+        ops._TRITON["max_blur_pool_backward"](y, None, codes, None, [8, 9], *geometry.op_args, False)
+        assert set(streams) == {card} and current[0] == other, (streams, current)
+        compiled = set().union(*(spy.compiled for spy in spies.values()))
+        assert compiled == {architectures[card]}, compiled
+        streams.clear()
+
+
 def main() -> None:
+    faulthandler.enable()
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libcuda.so" in line}
+    assert not loaded, f"{loaded} is loaded: its driver would be given pointers to the host's memory"
     driver = interpreter.launch_triton().library
     spies = {}
     for module in (triton_kernels, triton_banded):
@@ -88,7 +128,9 @@ def main() -> None:
             triton_ops.max_blur_pool_backward(y, x, None, filters, size, geometry, last)
         if filters is not None and window is IDENTITY:
             triton_ops.blur_pool_backward_taps(y, x, filters, geometry)
-    print({name: spy.launches for name, spy in spies.items()})
+    counts = {name: spy.launches for name, spy in spies.items()}
+    check_devices(spies)
+    print(counts)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aablur"
 LEVELS = (  # each may import what stands before it, never beside or after it
     ("version", "schemas", "geometry", "extras", "files"),
-    ("backends", "triton_kernels", "reference", "tiles"),
+    ("progress", "backends", "triton_kernels", "reference", "tiles"),
     ("triton_banded",),
     ("triton_ops", "decomposition", "sharding"),
     ("ops",),
     ("functional", "inductor"),
     ("nn", "distributed"),
-    ("compat",),
+    ("compat", "selfcheck"),
     ("models",),
     ("robustness",),
     ("cli",),

@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..geometry import shown
+from ..progress import progress_bar
 from ..version import __version__
 from .batches import Labelled, Source, after
 from .classifier import Classifier
 from .digest import Digest
 from .perturbation import Batch, Perturbation, check_int
-from .progress import progress_bar
 from .result import Measurement, Result, Value
 from .state import State, state_path
 from .suites import standard

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,15 +26,16 @@ from .rows import Row, catalogue, dry_catalogue
 from .timing import Times, host_microseconds, rotations, time_steps
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="ResNet-50's maps alone")
     parser.add_argument("--dry-run", action="store_true", help="tiny maps on the CPU: it proves the program")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
     parser.add_argument("--no-network", action="store_true", help="leave the whole network out")
     seconds = "what would begin later is left out, and named; 1500 suffice for all"
     parser.add_argument("--seconds", type=float, default=270, help=seconds)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def make_maps(row: Row, device: str) -> Maps:
@@ -100,22 +101,22 @@ def host_times(recorder: Recorder, device: str) -> None:
             print(f"{name}: {1e3 * ms:.1f} us a call", flush=True)
 
 
-def main() -> int:
-    options = arguments()
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
     device = "cpu" if options.dry_run else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device; --dry-run runs tiny maps on the CPU")
+    torch.backends.cudnn.allow_tf32 = False  # float32 baselines compute what we compute; matmuls do by default
     print(aablur.info(), flush=True)
     rows = list(dry_catalogue() if options.dry_run else catalogue())
     rows = [row for row in rows if options.only is None or options.only.search(row.name)]
-    stem = options.out / (record.stem_of(device) + ("-part" if options.only or options.dry_run else ""))
+    rows = [row for row in rows if row.group == "ResNet-50" or not options.quick]
+    is_part = options.only or options.dry_run or options.quick
+    stem = options.out / (record.stem_of(device) + "-part" * bool(is_part))
     recorder = Recorder(stem.with_suffix(".csv"), device)
     jobs = [(row.name, partial(measure, row, device)) for row in rows]
-    if not options.no_network:  # after ResNet-50's maps
-        place = sum(row.group == "ResNet-50" for row in rows)
-        jobs[place:place] = [
-            (f"network {step} {way}", partial(run_network, step, way, device)) for step, way in NETWORK
-        ]
+    if not options.no_network and not options.quick:
+        jobs += [(f"network {step} {way}", partial(run_network, step, way, device)) for step, way in NETWORK]
     end, left_out = time.monotonic() + options.seconds, []
     try:
         host_times(recorder, device)
