@@ -37,7 +37,8 @@ def test_real_networks(entry: Entry) -> None:
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "antialias: this model may be trained")
         antialias(model, x)
-    assert audit(model, x, measure=False).unfiltered == []
+    found = audit(model, x, measure=False)
+    assert found.unfiltered == [] and [s.name for s in found.sites] == [n for n, _, _ in entry.sites]
     after = out(model, x)
     assert after.shape == before.shape and after.isfinite().all()
     assert float((after - before).abs().max()) > 1e-3 * float(before.abs().max())

@@ -235,6 +235,21 @@ def test_the_filter_grows_with_the_stride(name: str, stride: int) -> None:
             assert after[0].aliasing < 0.25 and after[0].aliasing < before[0].aliasing / 2  # pyright: ignore
 
 
+def test_sites_keep_their_names() -> None:
+    for model, x in (
+        (Functional(), torch.randn(1, 3, 32, 32)),
+        (Shared(), torch.randn(1, 3, 32, 32)),
+        (Run(lambda x: F.max_pool2d(x[..., ::2, ::2], 2)), torch.randn(1, 3, 32, 32)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2, ceil_mode=True)), torch.randn(1, 3, 32, 32)),
+        (nn.Sequential(nn.Identity(), nn.PixelUnshuffle(2)), torch.randn(1, 3, 32, 32)),
+    ):
+        for options in ({}, {"strength": 0.5}, {"learnable": True}):
+            before = [s.name for s in audit(model, x, measure=False).sites]
+            after = audit(antialias(model, x, **options), x, measure=False).sites
+            assert [s.name for s in after] == before == [r.name for r in repairs(model)]
+            restore(model)
+
+
 def test_the_filter_of_a_stride() -> None:
     """max(0, 1 - |n| / s) over its sum; at the new Nyquist limit (1 / (s * sin(pi / 2s)))^4 of the power."""
     assert triangle(2) == triangle(1.4) == (0.25, 0.5, 0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -69,12 +70,14 @@ class Report:
 
         return as_text(self)
 
-    def heatmaps(self, shifts: Sequence[int] | None = None, circular: bool = True) -> Tensor:
+    def heatmaps(self, shifts: Sequence[int] | None = None, circular: bool = True, progress: bool = False) -> Tensor:
         """The equivariance error of the whole model up to each site, for shifts of its input (Zhang, Fig. 5).
 
         Args:
             shifts: pixels of the model's input, the same along the height and the width. Default: 0, 1, ... 8.
             circular: run the model with circular padding everywhere, so that the borders play no part.
+            progress: show a bar (needs rich; without it there is none): the model runs len(shifts)^2 times. Default
+                False.
 
         Returns:
             (sites, len(shifts), len(shifts)): entry [i, a, b] is `aliasing.equivariance_error` of the map that site i
@@ -85,17 +88,20 @@ class Report:
         x, *rest = self.example_input
         if not isinstance(x, Tensor) or x.ndim != 4:
             raise ValueError(f"heatmaps: the model's input must be (batch, channels, height, width), got {shown(x)}")
+        from .show import progress_bar
+
         plain = self._outputs(x, rest, circular)
         found = torch.full((len(self.sites), len(steps), len(steps)), torch.nan)
-        for a, down in enumerate(steps):
-            for b, right in enumerate(steps):
-                moved = self._outputs(x.roll((down, right), (-2, -1)), rest, circular)
+        with progress_bar(progress, "heat maps", len(steps) ** 2) as advance:
+            for (a, down), (b, right) in itertools.product(enumerate(steps), repeat=2):
+                moved = self._outputs(x.roll((down, right), (-2, -1)), rest, circular) if down or right else plain
                 for i, site in enumerate(self.sites):
                     axes = site.axes
                     sizes = [plain[i].shape[k] for k in axes]
                     if len(axes) == 2 and max(sizes) > 1 and site.gives_a_map:
                         part = [d * n / x.shape[k] for d, n, k in zip((down, right), sizes, (-2, -1), strict=True)]
                         found[i, a, b] = aliasing.distance(moved[i], plain[i], part, axes)
+                advance(f"heat maps, shift {down}, {right}")
         return found
 
     def _outputs(self, x: Tensor, rest: Sequence[Any], circular: bool) -> list[Tensor]:

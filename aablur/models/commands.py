@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -89,6 +90,17 @@ class Audit:
         return 0
 
 
+def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    """For batches of any size; of the example's, with a warning, where the model's forward fixes it."""
+    sizes = {0: torch.export.Dim("batch")}
+    try:  # a batch of one would be taken for a constant
+        return torch.export.export(model, (x.repeat(2, 1, 1, 1),), dynamic_shapes=(sizes,))
+    except Exception as error:  # whatever the export meets in a model that wants one size
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"antialias: the program takes batches of {len(x)} alone: {reason}", stacklevel=2)
+        return torch.export.export(model, (x,))
+
+
 class Antialias:
     """Repair a model, and audit it before and after."""
 
@@ -128,5 +140,5 @@ class Antialias:
         if args.plot is not None:
             after.plot(args.plot, heatmaps=not args.no_heatmaps)
         if args.output is not None:
-            torch.export.save(torch.export.export(model, before.example_input), args.output)
+            torch.export.save(_exported(model, x), args.output)
         return 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +139,7 @@ def sensitivity(
         raise ValueError(f"sensitivity: sites holds {unknown[0]!r}, there are {', '.join(found)}")
     options = {"taps": taps, "strength": strength, "where": where}
     state = _State(resume, {**options, "max_shift": max_shift, "seed": seed, "model": type(model).__name__})
-    with _bar(progress, len(names) + 1) as advance:
+    with show.progress_bar(progress, "sensitivity", len(names) + 1) as advance:
         for name in ["", *names]:
             if name not in state.rows:
                 if name:
@@ -198,18 +197,3 @@ class _State:
         if self.path is not None:
             text = json.dumps({"settings": self.settings, "rows": [asdict(r) for r in self.rows.values()]}, indent=1)
             write_text(self.path, text + "\n")
-
-
-@contextmanager
-def _bar(wanted: bool, total: int) -> Iterator[Callable[[str], None]]:
-    try:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError:
-        wanted = False
-    if not wanted:
-        yield lambda name: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("sensitivity", total=total)
-        yield lambda name: bar.update(task, advance=1, description=name)

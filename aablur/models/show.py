@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,19 +68,39 @@ def as_text(report: Report) -> str:
     return "\n".join(tables)
 
 
+@contextmanager
+def progress_bar(wanted: bool, title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A function to call with what is being done, after each of ``total`` steps; it shows nothing without rich."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        wanted = False
+    if not wanted:
+        yield lambda name: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda name: bar.update(task, advance=1, description=name)
+
+
 def as_drawn(text: str) -> str:
     """A text that matplotlib draws as it is: dollars enclose no formula."""
     return text.replace("$", r"\$")
 
 
 def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
-    """Bars of both figures a site; below them, if wanted, the heat maps of Zhang's Figure 5, one a site."""
+    """Bars of both figures a site; below them, if wanted, the heat maps of Zhang's Figure 5, one a site.
+
+    Its scales are the same for all models, so that two pictures can be compared.
+    """
     matplotlib = require("matplotlib", "a plot", "models")
     matplotlib.use("Agg", force=False)
     plt = require("matplotlib.pyplot", "a plot", "models")
     sites = report.sites
     names = [as_drawn(s.name) for s in sites]
-    maps = report.heatmaps() if heatmaps and sites else None
+    maps = report.heatmaps(progress=sys.stderr.isatty()) if heatmaps and sites else None
     columns = min(6, max(1, len(sites)))  # of heat maps
     rows = -(-len(sites) // columns) if maps is not None else 0
     bars = max(2.0, 0.3 * len(sites) + 1)
@@ -94,16 +117,18 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
         ax.invert_yaxis()
         ax.set_title(title, fontsize=10)
     names_of = {"tab:red": "no filter", "tab:orange": "weak filter", "tab:blue": "filtered"}
+    for ax, right in zip(figure.axes, (1, 2), strict=True):  # no more than all; nothing in common
+        ax.set_xlim(0, right)
     shown = [c for c in names_of if c in colours]
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in shown]
     figure.axes[1].legend(handles, [names_of[c] for c in shown], fontsize=8, loc="lower right")
     image = None
     if maps is not None:
-        top = max(1e-6, float(maps.nan_to_num().max()))
+        scale = require("matplotlib.colors", "a plot", "models").LogNorm(1e-4, 2, clip=True)
         for i, name in enumerate(names):
             at = 2 * (i % columns)
             ax = figure.add_subplot(grid[1 + i // columns, at : at + 2])
-            image = ax.imshow(maps[i].numpy(), origin="lower", vmin=0, vmax=top, cmap="magma")
+            image = ax.imshow(maps[i].numpy(), origin="lower", norm=scale, cmap="magma")
             ax.set_title(name, fontsize=7)
             ax.tick_params(labelsize=6)
         bar = figure.colorbar(image, ax=figure.axes[2:], shrink=0.8)

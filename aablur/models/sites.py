@@ -12,6 +12,7 @@ import torch
 
 from ..geometry import binomial
 from . import filters
+from .repaired import is_repaired
 from .tape import Node, Ref, Tape
 from .views import inner_parts, split_axes, splits_before
 
@@ -29,7 +30,8 @@ class Site:
     """One place where a model samples a map.
 
     Attributes:
-        name: the module's path, which ``#2`` and so on tell apart where a module samples in several places.
+        name: the module's path, which ``#2`` and so on tell apart where a module samples in several places. A blur that
+            `aablur.antialias` put in has the name that its site had before.
         path: of the module whose forward samples; "" is the model itself.
         kind: "conv", "max_pool", "avg_pool", "lp_pool", "adaptive_pool", "slice", "space_to_depth", "unfold",
             "interpolate", "blur_pool", or one of `UNREPAIRED`: "index" (index_select, gather, a tensor or list of
@@ -410,6 +412,12 @@ def find_sites(tape: Tape, every: bool = False) -> list[Site]:
         every: also those for which there is no repair: `UNREPAIRED`, and blur pools that are too weak.
     """
     sites: list[Site] = []
+    owners = {
+        f"{call.path}.{part}".lstrip("."): call.path
+        for call in tape.calls
+        if is_repaired(call.module)
+        for part in vars(call.module)["_repair"]["blurs"]
+    }
     for node, found in _sampling(tape):
         axes = found.get("axes") or tuple(range(-len(found["stride"]), 0))
         shape = found.get("unsplit") or _unpadded(node, tape)
@@ -425,7 +433,7 @@ def find_sites(tape: Tape, every: bool = False) -> list[Site]:
         if len(out) != len(axes) or found["kind"] in ("space_to_depth", "unfold"):
             out = tuple(int(n // s) for n, s in zip(size, stride, strict=True))
         site = Site(
-            name=node.call.path,
+            name=_named(node.call.path, owners),
             path=node.call.path,
             kind=found["kind"],
             source=node.source,
@@ -464,9 +472,17 @@ def _sampling(tape: Tape) -> Iterator[tuple[Node, dict[str, Any]]]:
             yield node, found
 
 
+def _named(path: str, owners: dict[str, str]) -> str:
+    """The path of a module; of a part of a blur that a repair put in, that of the module which it was put into."""
+    parts = path.split(".")
+    whole = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+    return next((owners[name] for name in whole if name in owners), path)
+
+
 def _numbered(sites: list[Site]) -> list[Site]:
     seen: dict[str, int] = {}
     for site in sites:
-        seen[site.path] = seen.get(site.path, 0) + 1
-        site.name = (site.path or "(model)") + (f"#{seen[site.path]}" if seen[site.path] > 1 else "")
+        name = site.name
+        seen[name] = seen.get(name, 0) + 1
+        site.name = (name or "(model)") + (f"#{seen[name]}" if seen[name] > 1 else "")
     return sites
