@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -258,6 +260,15 @@ def test_inductor_fuses_both_directions() -> None:
     agree(compiled, net, x)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_the_pass_can_be_pickled() -> None:
+    """As torch 2.10 does with all settings of Inductor's; the copy rewrites, too, and a deep copy is the pass itself."""
+    with aablur.compile_passes():
+        own: Any = config.pre_grad_custom_pass
+        copied = pickle.loads(pickle.dumps(own))
+    assert copy.deepcopy(own) is own and copied.uuid() == own.uuid()
+    copied(torch.fx.symbolic_trace(written()).graph)
 
 
 def test_a_changed_filter_is_seen() -> None:
