@@ -263,7 +263,7 @@ def test_inductor_fuses_both_directions() -> None:
 
 
 def test_the_pass_can_be_pickled() -> None:
-    """As torch 2.10 does with all settings of Inductor's; the copy rewrites, too, and a deep copy is the pass itself."""
+    """As torch 2.10 does with all settings of Inductor's; the copy runs, too, and a deep copy is the pass itself."""
     with aablur.compile_passes():
         own: Any = config.pre_grad_custom_pass
         copied = pickle.loads(pickle.dumps(own))
