@@ -114,6 +114,13 @@ def _as_inductor_pass(passes: CompilePasses) -> Any:
         def uuid(self) -> Any:
             return get_hash_for_files((__file__,))
 
+        def __reduce__(self) -> Any:
+            """torch 2.10 pickles all settings, for its caches and its workers: another pass that does the same."""
+            return _as_inductor_pass, (CompilePasses(None, None),)
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            return self
+
     return FuseBlurPools()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -190,26 +191,47 @@ def row(result: Any) -> str:
     )
 
 
-def draw(results: list[Any], folder: Path) -> None:
-    """Accuracy against consistency, with standard errors; and the confidence along the diagonal."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+WHERE = {  # how a network's name begins, and its colour
+    "as it is": "black", "strength": "tab:blue", "last stage": "tab:green", "by sensitivity": "tab:orange",
+}  # fmt: skip
+MARKERS = {"": "o", "0.25": "^", "0.5": "s", "1": "D"}  # by strength
+
+
+def style(network: str) -> dict[str, Any]:
+    """The colour says where the blurs are, the marker how strong, hollow and dashed that it was fine-tuned."""
+    strength = network.partition("strength ")[2].partition(",")[0]
+    colour = next(c for name, c in WHERE.items() if network.startswith(name))
+    fine_tuned = network.endswith("fine-tuned")
+    return {
+        "color": colour, "marker": MARKERS[strength], "markerfacecolor": "white" if fine_tuned else colour,
+        "linestyle": "--" if fine_tuned else "-",
+    }  # fmt: skip
+
+
+def draw(results: Path, picture: Path) -> None:
+    """Accuracy against consistency, with standard errors; and the confidence along the diagonal: from the CSV."""
+    networks: dict[str, dict[tuple[str, str], list[tuple[float, float]]]] = {}
+    with results.open() as file:
+        for line in csv.DictReader(file):
+            figures = networks.setdefault(line["model"], {}).setdefault((line["perturbation"], line["statistic"]), [])
+            figures.append((100 * float(line["mean"]), 100 * float(line["standard_error"])))
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for i, result in enumerate(results):
-        x, y = (result.value(*w) for w in (("shift", "consistency"), ("clean", "accuracy")))
-        left.errorbar(
-            100 * x.mean, 100 * y.mean, 100 * y.standard_error, 100 * x.standard_error, "o", capsize=2, color=f"C{i}",
-            label=result.model,
-        )  # fmt: skip
-        curve = [v.mean for v in result.values("diagonal shift", "confidence by view")]
-        right.plot(range(len(curve)), curve, color=f"C{i}", label=result.model)
+    for name, figures in networks.items():
+        look = style(name)
+        ((x, dx),), ((y, dy),) = figures["shift", "consistency"], figures["clean", "accuracy"]
+        left.errorbar(x, y, dy, dx, capsize=2, elinewidth=0.8, label=name, **look | {"linestyle": ""})
+        curve = [mean for mean, _ in figures["diagonal shift", "confidence by view"]]
+        right.plot(range(len(curve)), curve, markevery=8, label=name, **look)
     left.set_xlabel("shift consistency, %")
     left.set_ylabel("accuracy, %")
     right.set_xlabel("diagonal shift, px")
-    right.set_ylabel("probability of the right answer")
+    right.set_ylabel("probability of the right answer, %")
+    right.set_ylim(0, 100)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
-    figure.savefig(folder / "pretrained.png", dpi=110)
+    figure.legend(*right.get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
+    figure.savefig(picture, dpi=110)
 
 
 def run(each: int, passes: int, shifts: int, steps: int) -> list[Any]:
@@ -236,8 +258,8 @@ def main() -> None:
     results = run(2, 1, 4, 3) if quick else run(12, 3, RANGE, STEPS)
     print(table(results))
     if not quick:
-        draw(results, PAGE.parent)
         write_csv(results, RESULTS / "pretrained.csv")
+        draw(RESULTS / "pretrained.csv", PAGE.with_suffix(".png"))
         fill(PAGE, "pretrained", f"{table(results)}\n\n{results[0].images} pictures, {at}.\n")
 
 

@@ -213,7 +213,9 @@ def training_step(at: str) -> str:
 def picture() -> None:
     """docs/audit.png: the audit of the trained network on a photograph."""
     build, _, _ = networks()[TRAINED]
-    aablur.audit(build(), (crops(1, SIZE) - 0.45) / 0.25).plot(PAGE.with_suffix(".png"))
+    report = aablur.audit(build(), (crops(1, SIZE) - 0.45) / 0.25)
+    report.about |= {"weights": "trained on ImageNet", "input": "a photograph"}
+    report.plot(PAGE.with_suffix(".png"))
 
 
 def main(*names: str) -> None:

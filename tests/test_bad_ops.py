@@ -63,9 +63,15 @@ def wrong_axes(right: list[int]) -> list[list[int]]:
     return found
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("given", ["codes", "x"])
 @pytest.mark.parametrize("op", [s.split("(")[0] for s in SCHEMAS if "axes" in s])
-def test_ops_refuse_what_does_not_fit(op: str, given: str) -> None:
+def test_ops_refuse_what_does_not_fit(op: str, given: str, backend: str) -> None:
+    with aablur.backend(backend):
+        _refuses_what_does_not_fit(op, given)
+
+
+def _refuses_what_does_not_fit(op: str, given: str) -> None:
     call, right = getattr(OPS, op), good(op)
     if op == "max_blur_pool_backward" and given == "x":
         right |= {"codes": None, "x": torch.randn(2, 3, 6, 7)}

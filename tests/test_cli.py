@@ -291,7 +291,9 @@ def test_robustness_names_weights_and_data(tmp_path: Path, capsys: pytest.Captur
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert main(["audit", "timm:resnet18"]) == 2
-    assert "pip install aablur[models]" in capsys.readouterr().err
+    assert "pip install aablur[models], and of your torch's release: pip install --no-deps torchvision timm" in (
+        capsys.readouterr().err
+    )
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -326,6 +328,15 @@ def test_sizes_that_are_marked_as_dynamic_stay_so() -> None:
 
     torch.testing.assert_close(torch.compile(blur, backend=backend)(x), blur(x))  # else dynamo would raise
     assert lines == []
+
+
+def test_the_pass_can_be_pickled() -> None:
+    """As torch 2.10 does with all settings of Inductor's; the copy runs, too, and a deep copy is the pass itself."""
+    with aablur.compile_passes():
+        own: Any = config.pre_grad_custom_pass
+        copied = pickle.loads(pickle.dumps(own))
+    assert copy.deepcopy(own) is own and copied.uuid() == own.uuid()
+    copied(torch.fx.symbolic_trace(written()).graph)
 
 
 def test_a_changed_filter_is_seen() -> None:

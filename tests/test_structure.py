@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import inspect
 import os
 import re
@@ -285,3 +286,20 @@ def test_an_install_without_a_compiler(tmp_path: Path) -> None:
     )
     assert str(tmp_path / "site") in said and "cpu    is served by reference" in said
     same(tmp_path / "r.pt")
+
+
+# ---- extras ------------------------------------------------------------------------------------------
+
+
+def test_extras_do_not_replace_torch() -> None:
+    """pip takes the newest release of what an extra names: nothing there may ask for a torch."""
+    (extras,) = re.findall(r"optional-dependencies\]\n(.*?)\n\[", (ROOT / "pyproject.toml").read_text(), re.S)
+    names = re.findall(r"\"([\w-]+)", extras)
+    assert {"rich", "matplotlib", "scikit-image"} <= set(names)
+    for name in names:
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        torches = [need for need in needs if re.match(r"torch(vision|audio)?\b", need) and "extra ==" not in need]
+        assert not torches, (name, torches)

@@ -35,12 +35,12 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     if not name:
         raise ValueError(f"model must be torchvision:NAME, timm:NAME or package.module:NAME, got {spec!r}")
     if library == "torchvision":
-        models = require("torchvision.models", "a model of torchvision", "models")
+        models = require("torchvision.models", "a model of torchvision", "models", "torchvision")
         if name not in models.list_models():
             raise ValueError(f"torchvision has no model {name!r}; see torchvision.models.list_models()")
         model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     elif library == "timm":
-        timm = require("timm", "a model of timm", "models")
+        timm = require("timm", "a model of timm", "models", "torchvision timm")
         if not timm.is_model(name):
             raise ValueError(f"timm has no model {name!r}; see timm.list_models()")
         model = timm.create_model(name, pretrained=pretrained)

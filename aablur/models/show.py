@@ -105,23 +105,32 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
     rows = -(-len(sites) // columns) if maps is not None else 0
     bars = max(2.0, 0.3 * len(sites) + 1)
     figure = plt.figure(figsize=(12, bars + 2.3 * rows), layout="constrained")
-    figure.suptitle(as_drawn(summary(report)), fontsize=10)
+    figure.suptitle(as_drawn(summary(report)), x=0.01, ha="left", fontsize=10)
     grid = figure.add_gridspec(1 + rows, 2 * columns, height_ratios=[bars, *[2.3] * rows])
     colour_of = {None: "tab:red", "weak": "tab:orange"}
     colours = [colour_of.get(s.filter, "tab:blue") for s in sites]
-    titles = ("energy above the new Nyquist limit", "equivariance error")
-    for i, (title, key) in enumerate(zip(titles, ("aliasing", "equivariance"), strict=True)):
+    figures = {
+        "aliasing": ("energy above the new Nyquist limit", "fraction of the map's energy"),
+        "equivariance": ("equivariance error", "squared difference, of the answer's energy"),
+    }
+    for i, (key, (title, label)) in enumerate(figures.items()):
         ax = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
-        ax.barh(range(len(sites)), [getattr(s, key) or 0 for s in sites], color=colours)
+        values = [getattr(s, key) for s in sites]
+        ax.barh(range(len(sites)), [v or 0 for v in values], color=colours)
+        for at in (at for at, v in enumerate(values) if v is None):
+            ax.annotate("not measured", (0, at), (3, 0), textcoords="offset points", va="center", fontsize=7)
         ax.set_yticks(range(len(sites)), names if i == 0 else [""] * len(sites), fontsize=8)
         ax.invert_yaxis()
+        ax.set_xlim(left=0)
         ax.set_title(title, fontsize=10)
+        ax.set_xlabel(label, fontsize=8)
+        ax.tick_params(axis="x", labelsize=8)
     names_of = {"tab:red": "no filter", "tab:orange": "weak filter", "tab:blue": "filtered"}
     for ax, right in zip(figure.axes, (1, 2), strict=True):  # no more than all; nothing in common
         ax.set_xlim(0, right)
     shown = [c for c in names_of if c in colours]
     handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in shown]
-    figure.axes[1].legend(handles, [names_of[c] for c in shown], fontsize=8, loc="lower right")
+    figure.legend(handles, [names_of[c] for c in shown], fontsize=8, loc="outside lower left", ncols=3, frameon=False)
     image = None
     if maps is not None:
         scale = require("matplotlib.colors", "a plot", "models").LogNorm(1e-4, 2, clip=True)
@@ -131,7 +140,11 @@ def plot(report: Report, path: str | Path, heatmaps: bool) -> None:
             image = ax.imshow(maps[i].numpy(), origin="lower", norm=scale, cmap="magma")
             ax.set_title(name, fontsize=7)
             ax.tick_params(labelsize=6)
+            ax.set_xlabel("shift to the right, px", fontsize=7)
+            if at == 0:
+                ax.set_ylabel("shift down, px", fontsize=7)
         bar = figure.colorbar(image, ax=figure.axes[2:], shrink=0.8)
-        bar.set_label("equivariance error by shift\n(down, right; pixels of the input)", fontsize=8)
+        bar.set_label("equivariance error\nof the model up to there", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)

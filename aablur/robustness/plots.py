@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,12 @@ def panels(results: Sequence[Result]) -> list[Panel]:
         for name, title in (("shift grid", "Accuracy by shift"), ("translations x rotations", "Accuracy by rotation")):
             if (measured := result.measurements.get(name)) is None:
                 continue
-            draw = _grid if name == "shift grid" else _rotations
+            if name == "shift grid":
+                draw = partial(_grid, measured=measured, scale=_scale(results, name))
+            else:
+                draw = partial(_rotations, measured=measured)
             size = (4.6, 3.8) if name == "shift grid" else (6.4, 3.6)
-            found.append((f"{title}: {result.model}", *size, lambda ax, m=measured, d=draw: d(ax, m)))
+            found.append((f"{title}: {result.model}", *size, draw))
         if maps := result.layers:
             columns = min(6, len(maps))
             size = (1.7 * columns, 1.9 * math.ceil(len(maps) / columns))
@@ -117,24 +121,33 @@ def _worst(results: Sequence[Result]) -> Bars:
     return clean + worst if worst else []
 
 
+def _in_per_cent(ax: Axes) -> None:
+    """Fractions are drawn, and written in per cent, as in the tables."""
+    ax.yaxis.set_major_formatter(require("matplotlib.ticker", "a plot").PercentFormatter(1))
+
+
 def _bar_size(results: Sequence[Result], bars: Bars) -> tuple[float, float]:
     return 1.6 + max(3.4, 0.5 * len(bars) * (len(results) + 1)), 3.6
 
 
 def _bars(ax: Axes, results: Sequence[Result], bars: Bars) -> None:
     """A group for each quantity, a bar for each model, with 95 % intervals."""
-    low, bars_of = 0.95, []
+    bars_of = []
     for j, result in enumerate(results):
         here = [(i, _only(result, name, statistic)) for i, (_, name, statistic) in enumerate(bars)]
         drawn = [(i + (j + 0.5) / (len(results) + 1) - 0.5, v) for i, v in here if v is not None]
-        low = min([low, *(v.mean - _half(v) for _, v in drawn)])
         made = ax.bar(
             [x for x, _ in drawn], [v.mean for _, v in drawn], 0.9 / (len(results) + 1),
             yerr=[_half(v) for _, v in drawn], capsize=2, align="edge",
         )  # fmt: skip
+        for bar, (_, v) in zip(made, drawn, strict=True):  # at its foot, where the interval seldom is
+            box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "boxstyle": "round,pad=0.15"}
+            at = (bar.get_x() + bar.get_width() / 2, 0.02)
+            ax.text(*at, f"{100 * v.mean:.1f}", fontsize=7, ha="center", bbox=box, zorder=5)
         bars_of.append((made, result.model))
     ax.set_xticks(range(len(bars)), [as_drawn(label) for label, _, _ in bars], fontsize=8)
-    ax.set_ylim(max(0.0, low - 0.15 * (1 - low) - 0.02), 1)
+    ax.set_ylim(0, 1)
+    _in_per_cent(ax)
     ax.grid(axis="y", alpha=0.3)
     _several(ax, bars_of)
 
@@ -166,12 +179,20 @@ def _curves(ax: Axes, results: Sequence[Result], name: str) -> None:
     ax.set_xlabel("diagonal shift, px")
     ax.set_ylabel("probability\n(dotted: largest wrong class)", fontsize=8)
     ax.set_ylim(0, 1)
+    _in_per_cent(ax)
     ax.grid(alpha=0.3)
     _several(ax, lines)
 
 
-def _grid(ax: Axes, measured: Measurement) -> None:
-    """Accuracy at each shift around the middle."""
+def _scale(results: Sequence[Result], name: str) -> tuple[float, float]:
+    """From the least to the largest accuracy of any model at any view, so that maps can be compared."""
+    measured = [r.measurements[name] for r in results if name in r.measurements]
+    means = [v.mean for m in measured for v in m.values[Statistic.ACCURACY_BY_VIEW.value]]
+    return min(means), max(means)
+
+
+def _grid(ax: Axes, measured: Measurement, scale: tuple[float, float]) -> None:
+    """Accuracy at each shift around the middle; `scale`: that of the colours."""
     reach, step = measured.settings["range"], measured.settings["step"]
     side = reach // step + 1
     means = [v.mean for v in measured.values[Statistic.ACCURACY_BY_VIEW.value]]
@@ -181,10 +202,12 @@ def _grid(ax: Axes, measured: Measurement) -> None:
         extent=(-half, half, half, -half),
         cmap="viridis",
         aspect="auto",
+        vmin=scale[0],
+        vmax=scale[1],
     )
     ax.set_xlabel("shift to the left, px")
     ax.set_ylabel("shift up, px")
-    ax.figure.colorbar(image, ax=ax, label="accuracy")
+    _in_per_cent(ax.figure.colorbar(image, ax=ax, label="accuracy").ax)
 
 
 def _rotations(ax: Axes, measured: Measurement) -> None:
@@ -200,6 +223,7 @@ def _rotations(ax: Axes, measured: Measurement) -> None:
     ax.set_xlabel("rotation, degrees")
     ax.set_ylabel("accuracy")
     ax.set_ylim(0, 1)
+    _in_per_cent(ax)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
@@ -230,6 +254,7 @@ def _kinds(ax: Axes, values: dict[str, dict[str, float]], what: str) -> None:
         range(len(kinds)), [as_drawn(kind).replace("_", " ") for kind in kinds], rotation=35, ha="right", fontsize=8
     )
     ax.set_ylabel(what)
+    _in_per_cent(ax)
     ax.grid(axis="y", alpha=0.3)
     _several(ax, bars)
 
