@@ -336,7 +336,7 @@ def pack_taps(op: str, rank: int, taps: Any, x: Tensor) -> tuple[Tensor | None, 
             rows.append(part.to(dtype).reshape(-1, part.shape[-1]))
         else:
             rows.append(reference.binomial_row(part, dtype, x))
-    channels = max(r.shape[0] for r in rows)
+    channels = next((p.shape[0] for p in parts if isinstance(p, Tensor) and p.ndim == 2), 1)
     packed = torch.cat([r.expand(channels, -1) for r in rows], 1) if rank > 1 else rows[0]
     return packed.contiguous(), sizes
 
@@ -346,7 +346,10 @@ def _check_taps_tensor(op: str, name: str, taps: Tensor, x: Tensor, channels: in
         raise TypeError(f"{op}: {name} must be a floating tensor, got {str(taps.dtype).removeprefix('torch.')}")
     if taps.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {taps.layout}")
-    if taps.ndim not in (1, 2) or taps.shape[-1] < 1 or (taps.ndim == 2 and taps.shape[0] != channels):
+    is_traced = torch._C._get_tracing_state() is not None  # to jit.trace sizes are tensors; the op checks them again
+    if not is_traced and (
+        taps.ndim not in (1, 2) or taps.shape[-1] < 1 or (taps.ndim == 2 and taps.shape[0] != channels)
+    ):
         raise ValueError(
             f"{op}: {name} must have shape (k,) or ({channels}, k), a row a channel of x, got {tuple(taps.shape)}"
         )

@@ -87,7 +87,7 @@ def check_devices(spies: dict[str, Spy]) -> None:
             spy.compiled.clear()
         x = on_card(torch.rand(1, 2, 8, 9), card)
         y, codes = ops._TRITON["max_blur_pool_codes"](x, None, *geometry.op_args)
-        y = on_card(y, card)
+        y, codes = on_card(y, card), on_card(codes, card)
         ops._TRITON["max_blur_pool_backward"](y, None, codes, None, [8, 9], *geometry.op_args, False)
         assert set(streams) == {card} and current[0] == other, (streams, current)
         compiled = set().union(*(spy.compiled for spy in spies.values()))

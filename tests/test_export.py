@@ -93,7 +93,7 @@ def test_onnx_is_one_conv(padding_mode: str, taps: int, dtype: torch.dtype) -> N
     x, others = torch.randn(2, 4, 16, 18), [torch.randn(1, 4, 8, 9), torch.randn(3, 4, 33, 20)]
     for module, first in (
         (aablur.nn.BlurPool2d(taps, padding_mode=padding_mode), []),
-        (aablur.nn.MaxBlurPool2d(3, taps, window_padding=1, padding_mode=padding_mode), ["MaxPool"]),
+        (aablur.nn.MaxBlurPool2d(3, taps=taps, window_padding=1, padding_mode=padding_mode), ["MaxPool"]),
     ):
         model = to_onnx(module, x.to(dtype), sizes)
         assert operators(model) == [*first, *pad, "Conv"]

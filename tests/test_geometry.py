@@ -27,16 +27,19 @@ static Axis axis_of(const int64_t* a) {
 }
 // The matrix (rows, columns) with weights[tap] at (row, source), and its interior.
 static void densify(const Matrix& m, int64_t columns, const double* weights, double* out, int64_t* interior) {
-  const int64_t rows = m.rows;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t e = m.begin[r]; e < m.begin[r + 1]; ++e) {
-      if (m.entries[e].source < 0 || m.entries[e].source >= columns) { interior[0] = -1; return; }
-      out[r * columns + m.entries[e].source] += weights[m.entries[e].tap];
-    }
-  }
+  const Table table = m.table();
+  const int64_t rows = m.rows + table.left_out.count();
   int64_t longest = 0;
-  for (int64_t r = 0; r < rows; ++r) longest = std::max(longest, m.begin[r + 1] - m.begin[r]);
-  interior[0] = m.interior_begin, interior[1] = m.interior_end, interior[2] = rows;
+  for (int64_t r = 0; r < rows; ++r) {
+    const Table::Row row = table.row(r);
+    for (const Entry& e : row) {
+      const int64_t source = row.source(e);
+      if (source < 0 || source >= columns) { interior[0] = -1; return; }
+      out[r * columns + source] += weights[e.tap];
+    }
+    longest = std::max<int64_t>(longest, row.last - row.first);
+  }
+  interior[0] = table.interior_begin, interior[1] = table.interior_end, interior[2] = rows;
   interior[3] = m.longest == longest;
 }
 extern "C" {

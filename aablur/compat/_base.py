@@ -146,9 +146,9 @@ def run(x: Tensor, filt: Tensor, spec: Spec, read: tuple[bool, Tensor | None]) -
     rank, handed_over = len(sizes), has_torch_function_unary(x)
     if isinstance(x, Tensor) or not handed_over:
         functional.check_map(op, rank, x)
-        filters = filt.shape[0] if filt.ndim > rank else 1
-        if filters != 1 and torch._C._get_tracing_state() is None and filters != x.shape[-rank - 1]:
-            raise ValueError(f"{op}: x must have {filters} channels, one a filter, got shape {tuple(x.shape)}")
+        is_traced = torch._C._get_tracing_state() is not None  # sizes are tensors then
+        if not is_traced and filt.ndim > rank and filt.shape[0] not in (1, x.shape[-rank - 1]):
+            raise ValueError(f"{op}: x must have {filt.shape[0]} channels, one a filter, got shape {tuple(x.shape)}")
     separable, taps = read
     if not separable or filt.requires_grad:
         return plain(x, filt, *spec.words)

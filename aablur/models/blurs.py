@@ -70,7 +70,7 @@ def _larger(a: Any, b: Any) -> Any:
 def _smaller(a: Any, b: Any) -> Any:
     """The minimum of sizes: ints, those of an export, or the tensors that torch.jit.trace has for them."""
     if isinstance(a, Tensor):
-        return torch.minimum(a, torch.as_tensor(b))
+        return a.clamp(max=b)
     return torch.sym_min(a, b)
 
 
