@@ -20,7 +20,7 @@ export AABLUR_CUDA ?= $(if $(shell command -v nvcc || ls /usr/local/cuda/bin/nvc
 .DELETE_ON_ERROR:
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+UNDER_SANITIZERS = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 AABLUR_LIBRARY=$(CURDIR)/build/sanitize/libaablur.so
 
 bench: aablur/libaablur.so
@@ -31,7 +31,7 @@ test: aablur/libaablur.so variants
 	@echo "the same cases with the Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/test_correct.py -k triton -n 2 $(PYTEST)
 	@echo "the same cases under AddressSanitizer and UndefinedBehaviorSanitizer"
-	$(SANITIZED) $(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
+	$(UNDER_SANITIZERS) $(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
 	@echo "the same cases as machine code of GPU kernels, executed on the CPU: CUDA's all (codes made once more: of pools), Triton's a part"
 	$(BIN)/python -m benchmarks.codegen.interpreter -m pytest tests/test_correct.py -n 2 \
 	-k "not reference and (not recompute or pool) $(if $(AABLUR_CUDA),,and triton)" $(PYTEST)
@@ -40,7 +40,7 @@ test: aablur/libaablur.so variants
 HOURS ?= 1
 fuzz: aablur/libaablur.so
 	$(BIN)/python tests/fuzz.py --hours $(HOURS)
-	[ ! -e build/sanitize/libaablur.so ] || $(SANITIZED) $(BIN)/python tests/fuzz.py --hours $(HOURS)
+	[ ! -e build/sanitize/libaablur.so ] || $(UNDER_SANITIZERS) $(BIN)/python tests/fuzz.py --hours $(HOURS)
 	[ ! -e build/machine_code/libaablur.so ] || \
 	$(BIN)/python -m benchmarks.codegen.interpreter tests/fuzz.py --hours $(HOURS)
 

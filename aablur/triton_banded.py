@@ -121,12 +121,68 @@ def spread_rows(
 
 
 @triton.jit
-def spread_kernel(
-    out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, row_bytes,
-    IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+def plus_row(total, taps, line, o, i, rows, AT: tl.constexpr, reach, T: tl.constexpr):
+    """With what pooled position i gets of output o, whose values are rows[AT]; it reaches T positions further back."""
+    if T < 0 or T >= reach.reached:
+        return total
+    else:
+        return plus_weighed(total, spread_weight(taps, line, o, i), rows[AT], reach, T)
+
+
+@triton.jit
+def pooled_shares(
+    rows, codes, taps, image, channel, channels, i, j, present, height, width, down, across, row_bytes,
+    BEGIN: tl.constexpr, END: tl.constexpr, IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr,
+    CHANNELS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """out = the adjoint of the prologue after the transposed blur of grad; codes say where the maxima were."""
+    """What pooled rows BEGIN to END of turn i get of the rows of outputs, and the codes there, row by row."""
+    PER_BYTE: tl.constexpr = 1 if BITS == 16 else 8 // BITS
+    shares = ()
+    found = ()
+    for a in tl.static_range(BEGIN, END):
+        y = i * height.stride + (down.first + a)
+        for e in tl.static_range(across.count):
+            total = tl.zeros(present.shape, ACCUMULATOR)
+            for p in tl.static_range(down.outputs):
+                total = plus_row(
+                    total, taps, height, i + (down.first_output + p), y, rows, p * across.count + e, down,
+                    down.first + a + height.before + down.lead - (down.first_output + p) * height.stride,
+                )  # fmt: skip
+            if not IDENTITY:
+                s = j * width.stride + (across.first + e)
+                held = within(y, height.pooled) & within(s, width.pooled)
+                if CHANNELS_LAST:
+                    code = read_codes_of_byte(
+                        codes, image, channel, channels, y, s, held, height, width, row_bytes, BITS
+                    )
+                elif BITS < 16 and PER_BYTE // width.stride * width.stride == PER_BYTE:
+                    if e == 0 or (across.first + e) % width.stride == 0:
+                        bits = read_codes_of_stride(
+                            codes, image, channel, channels, y, s, present, height, width, row_bytes,
+                            (across.first + e) % width.stride, BITS,
+                        )  # fmt: skip
+                    code = bits >> (across.first + e) % width.stride * BITS & ((1 << BITS) - 1)
+                else:
+                    code = read_code(
+                        codes, image, channel, channels, 0, y, s, present & held, 1, height, width, row_bytes, BITS,
+                        CHANNELS_LAST,
+                    )  # fmt: skip
+                found = found + (code,)
+                total = tl.where(held, total, 0)
+            shares = shares + (total,)
+    return shares, found
+
+
+@triton.jit(do_not_specialize=["segment"])
+def spread_kernel(
+    out, grad, codes, taps, height, width, down, across, images, channels, height_blocks, segment, row_bytes,
+    IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """out = the adjoint of the prologue after the transposed blur of grad; codes say where the maxima were.
+
+    A turn takes as many new pooled rows as the stride, from one new row of outputs; the others it has from the last.
+    """
     image, channel, _, block, j, _, present = tile(
         images, channels, 1, height_blocks, tl.cdiv(width.size, width.stride), CHANNELS_LAST, LANES, WIDTH, INDEX,
         8 // BITS if CHANNELS_LAST and not IDENTITY else 1,
@@ -138,52 +194,27 @@ def spread_kernel(
         for q in tl.static_range(across.outputs):
             s = j * width.stride + (across.first + e)
             weights = weights + (spread_weight(taps, width, j + (across.first_output + q), s),)
-    PER_BYTE: tl.constexpr = 1 if BITS == 16 else 8 // BITS
-    # Planes keep none: what a turn hands on would change its layout through shared memory.
-    KEPT: tl.constexpr = down.outputs - 1 if CHANNELS_LAST else 0
+    KEPT: tl.constexpr = down.outputs - 1
+    KEPT_POOLED: tl.constexpr = down.count - height.stride
     rows = spread_rows(
-        grad, lanes, block * ROWS + down.first_output, j, present, weights, height, width, across, KEPT, ACCUMULATOR
+        grad, lanes, block * segment + down.first_output, j, present, weights, height, width, across, KEPT, ACCUMULATOR
     )
-    for r in range(0, tl.minimum(ROWS, tl.cdiv(height.size, height.stride) - block * ROWS)):
-        i = block * ROWS + r
+    shares, found = pooled_shares(
+        rows, codes, taps, image, channel, channels, block * segment, j, present, height, width, down, across,
+        row_bytes, 0, KEPT_POOLED, IDENTITY, BITS, ACCUMULATOR, CHANNELS_LAST,
+    )  # fmt: skip
+    for r in range(0, tl.minimum(segment, tl.cdiv(height.size, height.stride) - block * segment)):
+        i = block * segment + r
         rows = rows + spread_rows(
             grad, lanes, i + (down.first_output + KEPT), j, present, weights, height, width, across,
             down.outputs - KEPT, ACCUMULATOR,
         )  # fmt: skip
-        shares = ()  # what pooled positions get, and the codes there
-        found = ()
-        for a in tl.static_range(down.count):
-            y = i * height.stride + (down.first + a)
-            for e in tl.static_range(across.count):
-                total = tl.zeros(present.shape, ACCUMULATOR)
-                for p in tl.static_range(down.outputs):
-                    total = plus_weighed(
-                        total, spread_weight(taps, height, i + (down.first_output + p), y),
-                        rows[p * across.count + e], down,
-                        down.first + a + height.before + down.lead - (down.first_output + p) * height.stride,
-                    )  # fmt: skip
-                if not IDENTITY:
-                    s = j * width.stride + (across.first + e)
-                    held = within(y, height.pooled) & within(s, width.pooled)
-                    if CHANNELS_LAST:
-                        code = read_codes_of_byte(
-                            codes, image, channel, channels, y, s, held, height, width, row_bytes, BITS
-                        )
-                    elif BITS < 16 and PER_BYTE // width.stride * width.stride == PER_BYTE:
-                        if e == 0 or (across.first + e) % width.stride == 0:
-                            bits = read_codes_of_stride(
-                                codes, image, channel, channels, y, s, present, height, width, row_bytes,
-                                (across.first + e) % width.stride, BITS,
-                            )  # fmt: skip
-                        code = bits >> (across.first + e) % width.stride * BITS & ((1 << BITS) - 1)
-                    else:
-                        code = read_code(
-                            codes, image, channel, channels, 0, y, s, present & held, 1, height, width, row_bytes, BITS,
-                            CHANNELS_LAST,
-                        )  # fmt: skip
-                    found = found + (code,)
-                    total = tl.where(held, total, 0)
-                shares = shares + (total,)
+        new_shares, new_found = pooled_shares(
+            rows, codes, taps, image, channel, channels, i, j, present, height, width, down, across, row_bytes,
+            KEPT_POOLED, down.count, IDENTITY, BITS, ACCUMULATOR, CHANNELS_LAST,
+        )  # fmt: skip
+        shares = shares + new_shares
+        found = found + new_found
         for a in tl.static_range(height.stride):
             h = i * height.stride + a
             for c in tl.static_range(width.stride):
@@ -204,6 +235,8 @@ def spread_kernel(
                 there = present & (h < height.size) & (w < width.size)
                 tl.store(at, result.to(out.data.dtype.element_ty), mask=there)
         rows = rows[across.count * (down.outputs - KEPT) :]
+        shares = shares[across.count * (down.count - KEPT_POOLED) :]
+        found = found[across.count * (down.count - KEPT_POOLED) * (not IDENTITY) :]
 
 
 # ---- the max and its codes ---------------------------------------------------------------------------
@@ -336,11 +369,11 @@ def store_codes(
             store_byte(codes, code, row, s, there & (s < width.pooled), PER_BYTE, BITS, GROUP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segment"])
 def max_kernel(
-    out, codes, x, taps, height, width, down, across, images, channels, height_blocks, row_bytes,
+    out, codes, x, taps, height, width, down, across, images, channels, height_blocks, segment, row_bytes,
     BITS: tl.constexpr, GROUP: tl.constexpr, ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """out = the blur of the maxima of x, and the codes of these if codes are not None, in groups of those that make a
     byte. Every pooled position is near an output that reads it.
@@ -357,7 +390,7 @@ def max_kernel(
     weights = ()
     for e in tl.static_range(across.reached):
         weights = weights + (spread_weight(taps, width, j, w + e),)
-    h = block * (ROWS * height.stride) - height.before - down.lead
+    h = block * (segment * height.stride) - height.before - down.lead
     WINDOW: tl.constexpr = (height.window - 1) * height.window_dilation  # rows of x that pooled rows share
     s = w - width.window_padding
     x_rows = max_rows(
@@ -372,8 +405,8 @@ def max_kernel(
                 CHANNELS_LAST, GROUP,
             )  # fmt: skip
     rows = blurred_rows(maxima, weights, across, KEPT, present, ACCUMULATOR)
-    for r in range(0, tl.minimum(ROWS, height.out - block * ROWS)):
-        i = block * ROWS + r
+    for r in range(0, tl.minimum(segment, height.out - block * segment)):
+        i = block * segment + r
         first = i * height.stride - height.before - down.lead
         x_rows = x_rows + max_rows(
             x, lanes, first + KEPT - height.window_padding + WINDOW, s, present, height, width, height.stride,

@@ -217,11 +217,11 @@ def tile(
 # ---- the forward -------------------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segment"])
 def blur_kernel(
-    out, x, taps, depth, height, width, images, channels, height_blocks, IDENTITY: tl.constexpr,
+    out, x, taps, depth, height, width, images, channels, height_blocks, segment, IDENTITY: tl.constexpr,
     ACCUMULATOR: tl.constexpr, UNROLL: tl.constexpr, UNROLL_WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr,
-    LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    LANES: tl.constexpr, WIDTH: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """out = the blur of the prologue of x."""
     image, channel, d, block, w, _, present = tile(
@@ -231,8 +231,8 @@ def blur_kernel(
     there = channel < channels
     lanes = image * x.image + channel * x.channel
     out_lanes = image * out.image + channel * out.channel
-    for r in range(0, tl.minimum(ROWS, height.out - block * ROWS)):
-        h = block * ROWS + r
+    for r in range(0, tl.minimum(segment, height.out - block * segment)):
+        h = block * segment + r
         total = tl.zeros(present.shape, ACCUMULATOR)
         for a in tl.range(0, depth.taps, loop_unroll_factor=depth.taps if UNROLL_ROWS else 1):
             z = fold(d * depth.stride - depth.before + a, depth.pooled, depth.mode, depth.near)
@@ -380,11 +380,12 @@ def gathered(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segment"])
 def adjoint_kernel(
-    out, grad, codes, taps, depth, height, width, images, channels, height_blocks, row_bytes, IDENTITY: tl.constexpr,
-    BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, UNROLL: tl.constexpr, UNROLL_WINDOW: tl.constexpr,
-    CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    out, grad, codes, taps, depth, height, width, images, channels, height_blocks, segment, row_bytes,
+    IDENTITY: tl.constexpr, BITS: tl.constexpr, ACCUMULATOR: tl.constexpr, UNROLL: tl.constexpr,
+    UNROLL_WINDOW: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """out = the adjoint of the prologue after the transposed blur of grad; codes say where the maxima were."""
     image, channel, d, block, w, first, present = tile(
@@ -398,8 +399,8 @@ def adjoint_kernel(
     low = first + width.window_padding - (width.window - 1) * width.window_dilation
     high = first + WIDTH - 1 + width.window_padding
     edge = (low <= reach) | (high >= width.pooled - 1 - reach) | (width.up > 1) | (width.down > 1)
-    for r in range(0, tl.minimum(ROWS, height.size - block * ROWS)):
-        h = block * ROWS + r
+    for r in range(0, tl.minimum(segment, height.size - block * segment)):
+        h = block * segment + r
         if IDENTITY:
             total = gathered(
                 grad, lanes, d, h, w, channel, there, present, edge, taps, depth, height, width, ACCUMULATOR, UNROLL
@@ -431,11 +432,11 @@ def adjoint_kernel(
 # ---- the gradient of the taps ------------------------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segment"])
 def taps_gradient_kernel(
-    moments, grad, x, depth, height, width, images, channels, height_blocks, PER_LANE: tl.constexpr,
+    moments, grad, x, depth, height, width, images, channels, height_blocks, segment, PER_LANE: tl.constexpr,
     ACCUMULATOR: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    WIDTH: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """moments[program, (lane,) a, b, c] = the program's share of the sum of grad times what tap (a, b, c) of the
     filters' product reads: the gradient of a tap is a sum of moments, weighed by the taps of the other axes.
@@ -453,8 +454,8 @@ def taps_gradient_kernel(
             for c in range(0, width.taps):
                 s = fold(w * width.stride - width.before + c, width.pooled, width.mode, width.near)
                 share = tl.zeros(present.shape, ACCUMULATOR)
-                for r in range(0, tl.minimum(ROWS, height.out - block * ROWS)):
-                    h = block * ROWS + r
+                for r in range(0, tl.minimum(segment, height.out - block * segment)):
+                    h = block * segment + r
                     y = fold(h * height.stride - height.before + b, height.pooled, height.mode, height.near)
                     read = present & (z >= 0) & (y >= 0) & (s >= 0)
                     dy = tl.load(grad.data + grad_lanes + h * grad.height, mask=read, other=0).to(ACCUMULATOR)

@@ -31,7 +31,9 @@ _BANDED_TAPS, _BANDED_MAX_TAPS = 7, 5  # the most that written-out loops keep in
 _PLANES_TILE = 512  # where neighbours are read one by one, each with its address: more would not fit the registers
 _WIDEST = 128  # of them along the width; 16 halves fill the 32 bytes that memory moves at least
 _NARROWEST = 16
-_ROWS = 4  # a program
+_LONGEST = 16  # rows of a program: those above its first are read twice
+_H100 = 132  # multiprocessors
+_PROGRAMS = 8  # of 128 threads, a multiprocessor: two waves of them
 _BYTES = 256  # of codes, a program
 _FUSED = {"enable_fp_fusion": True}  # a * b + c in one instruction; Triton's own default changes with its version
 _ELEMENTS = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -108,9 +110,19 @@ def _index(*maps: Tensor) -> tl.dtype:
 
 @lru_cache(maxsize=1024)
 def _blocks(
-    shape: _Shape, depth: int, height: int, width: int, elements: int = _TILE, least_width: int = 1
-) -> tuple[int, int, Mapping[str, int]]:
-    """Programs, blocks of rows, and the sizes of a tile, for a result of these sizes."""
+    shape: _Shape,
+    depth: int,
+    height: int,
+    width: int,
+    multiprocessors: int,
+    elements: int = _TILE,
+    least_width: int = 1,
+) -> tuple[int, tuple[int, int], Mapping[str, int]]:
+    """Programs; blocks of rows, and the rows of each; and the sizes of a tile, for a result of these sizes.
+
+    Args:
+        multiprocessors: of the card that programs are to fill.
+    """
     pixels = min(triton.next_power_of_2(width), _WIDEST)
     while pixels > _NARROWEST and triton.cdiv(width, pixels // 2) * (pixels // 2) < triton.cdiv(width, pixels) * pixels:
         pixels //= 2
@@ -121,9 +133,24 @@ def _blocks(
     else:
         lanes = min(triton.next_power_of_2(shape.images * shape.channels), _PLANES_TILE // pixels)
         lane_blocks = triton.cdiv(shape.images * shape.channels, lanes)
-    height_blocks = triton.cdiv(height, _ROWS)
-    programs = lane_blocks * triton.cdiv(width, pixels) * height_blocks * depth
-    return programs, height_blocks, {"LANES": lanes, "WIDTH": max(pixels, least_width), "ROWS": _ROWS}
+    programs_a_row = lane_blocks * triton.cdiv(width, pixels) * depth
+    segment = _segment_of(height, programs_a_row, multiprocessors)
+    height_blocks = triton.cdiv(height, segment)
+    tile = {"LANES": lanes, "WIDTH": max(pixels, least_width)}
+    return programs_a_row * height_blocks, (height_blocks, segment), tile
+
+
+def _segment_of(rows: int, programs_a_row: int, multiprocessors: int) -> int:
+    """Rows of a program: a long segment reads fewer of them twice, short ones fill the card."""
+    segments = min(max(multiprocessors * _PROGRAMS // programs_a_row, triton.cdiv(rows, _LONGEST)), rows)
+    return triton.cdiv(rows, segments)
+
+
+@lru_cache(maxsize=64)
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return _H100
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _terms(shape: _Shape, of: Callable[[kernels.Line], Any], most: int = _MOST_UNROLLED) -> bool:
@@ -169,10 +196,10 @@ def _blur(x: Tensor, taps: Tensor | None, geometry: Geometry) -> tuple[Tensor, _
     outs = [line.out for line in shape.lines]
     out = _empty(x, outs[3 - rank :], shape)
     if out.numel():
-        programs, height_blocks, tile = _blocks(shape, *outs)
+        programs, segments, tile = _blocks(shape, *outs, _multiprocessors(x.device))
         kernels.blur_kernel[(programs,)](
             _map(out, rank), _map(x, rank), _filter(taps, geometry, x), *shape.lines, shape.images, shape.channels,
-            height_blocks, IDENTITY=geometry.window_volume == 1, ACCUMULATOR=_accumulator(x), **_unroll(shape),
+            *segments, IDENTITY=geometry.window_volume == 1, ACCUMULATOR=_accumulator(x), **_unroll(shape),
             CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(x, out),
         )  # fmt: skip
     return out, shape
@@ -192,13 +219,13 @@ def _max_blur(x: Tensor, taps: Tensor | None, geometry: Geometry, with_codes: bo
     if group:
         codes = _empty_codes(x, geometry, shape)
     down, across = map(_reach, _planes(geometry))
-    programs, height_blocks, tile = _blocks(
-        shape, 1, height.out, width.out, _TILE if codes is None else _CODES_TILE,
+    programs, segments, tile = _blocks(
+        shape, 1, height.out, width.out, _multiprocessors(x.device), _TILE if codes is None else _CODES_TILE,
         1 if shape.channels_last else group,  # of small maps: a whole byte
     )  # fmt: skip
     banded.max_kernel[(programs,)](
         _map(out, rank), codes, _map(x, rank), _filter(taps, geometry, x), height, width, down, across, shape.images,
-        shape.channels, height_blocks, _row_bytes(geometry, shape), BITS=code_bits(geometry.window_volume),
+        shape.channels, *segments, _row_bytes(geometry, shape), BITS=code_bits(geometry.window_volume),
         GROUP=max(group, 1), ACCUMULATOR=_accumulator(x), CHANNELS_LAST=shape.channels_last, **tile, **_FUSED,
         INDEX=_index(*(m for m in (x, out, codes) if m is not None)),
     )  # fmt: skip
@@ -269,15 +296,17 @@ def _adjoint(
         _, height, width = shape.lines
         down, across = map(_reach, _planes(geometry))
         rows, columns = (triton.cdiv(line.size, line.stride.value) for line in (height, width))
-        programs, height_blocks, tile = _blocks(shape, 1, rows, columns, _TILE if codes is None else _CODES_TILE)
+        programs, segments, tile = _blocks(
+            shape, 1, rows, columns, _multiprocessors(grad.device), _TILE if codes is None else _CODES_TILE
+        )
         banded.spread_kernel[(programs,)](
-            *before, height, width, down, across, shape.images, shape.channels, height_blocks, row_bytes, **options,
+            *before, height, width, down, across, shape.images, shape.channels, *segments, row_bytes, **options,
             **tile, **_FUSED,
         )  # fmt: skip
     else:
-        programs, height_blocks, tile = _blocks(shape, *[line.size for line in shape.lines])
+        programs, segments, tile = _blocks(shape, *[line.size for line in shape.lines], _multiprocessors(grad.device))
         kernels.adjoint_kernel[(programs,)](
-            *before, *shape.lines, shape.images, shape.channels, height_blocks, row_bytes, **options,
+            *before, *shape.lines, shape.images, shape.channels, *segments, row_bytes, **options,
             **_unroll_adjoint(shape), **tile, **_FUSED,
         )  # fmt: skip
     return out
@@ -383,14 +412,14 @@ def blur_pool_backward_taps(grad: Tensor, x: Tensor, taps: Tensor, geometry: Geo
     if grad.numel() == 0:
         return torch.zeros_like(taps)
     shape = _shape(geometry, x.shape, reference.prefers_channels_last(x, rank))
-    programs, height_blocks, tile = _blocks(shape, *[line.out for line in shape.lines])
+    programs, segments, tile = _blocks(shape, *[line.out for line in shape.lines], _H100)  # the same bits on every card
     sizes = [a.taps for a in geometry.axes]
     per_lane = taps.shape[0] > 1
     shares = grad.new_empty(
         (programs, *([tile["LANES"]] if per_lane else []), *sizes), dtype=reference.accumulator_dtype(x.dtype)
     )
     kernels.taps_gradient_kernel[(programs,)](
-        shares, _map(grad, rank), _map(x, rank), *shape.lines, shape.images, shape.channels, height_blocks,
+        shares, _map(grad, rank), _map(x, rank), *shape.lines, shape.images, shape.channels, *segments,
         PER_LANE=per_lane, ACCUMULATOR=_accumulator(x),
         CHANNELS_LAST=shape.channels_last, **tile, **_FUSED, INDEX=_index(x, grad, shares),
     )  # fmt: skip

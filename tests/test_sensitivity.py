@@ -119,7 +119,7 @@ def test_antialias_by_budget() -> None:
 
 def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     sensitivity(net(), batches(1), sites=["0"])
-    assert "2/2" in capsys.readouterr().out
+    assert "2/2" in capsys.readouterr().err
 
 
 def test_bad_input() -> None:

@@ -72,6 +72,10 @@ class Interpreter:
         """From now on this share of a launch's blocks is executed, spread over its grid, and no fewer than that."""
         self.library.sass_execute_share(ctypes.c_double(share), ctypes.c_uint64(least_blocks))
 
+    def set_multiprocessors(self, count: int) -> None:
+        """From now on the card has so many: an H100's are 132."""
+        self.library.sass_set_multiprocessors(count)
+
     def kernels(self, executed: bool) -> set[str]:
         """The names of those that are in the library, or of those that were launched."""
         names = self.library.sass_executed() if executed else self.library.sass_kernels()

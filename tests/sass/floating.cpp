@@ -271,7 +271,7 @@ FloatSource::Kind float_kind(Decoder& d) {
 
 // What lies beyond an integer's range becomes the end of it; NaN 0, or the upper bit where either has 64 bits.
 uint64_t clamped(double v, IntegerType type, bool of_double) {
-  const double most = std::ldexp(1., type.bits - type.is_signed), least = type.is_signed ? -most : 0;
+  const double most = 2. * double(uint64_t(1) << (type.bits - type.is_signed - 1)), least = type.is_signed ? -most : 0;
   if (std::isnan(v)) return of_double || type.bits == 64 ? uint64_t(1) << (type.bits - 1) : 0;
   if (v >= most) return ~uint64_t(0) >> (64 - type.bits + type.is_signed);
   if (v < least) return uint64_t(int64_t(least));

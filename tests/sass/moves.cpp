@@ -64,9 +64,10 @@ Action special(Decoder& d) {
   };
 }
 
-// The predicates as bits of a register, and back.
+// The predicates as bits of a register, and back; UP2UR those of the uniform datapath.
 Action predicates_to_register(Decoder& d) {
   d.ignore_operand(1);  // PR
+  const int first = d.instruction.opcode == "UP2UR" ? first_uniform_predicate : 0;
   const Source base = d.integer(2), mask = d.integer(3);
   const Destination out = d.destination();
   return [=](Warp& w, u32 active) {
@@ -74,7 +75,7 @@ Action predicates_to_register(Decoder& d) {
     const u32 *x = base.read(w, ra), *m = mask.read(w, rb);
     for (int l = 0; l < warp_size; ++l) {
       u32 bits = 0;
-      for (int p = 0; p < true_predicate; ++p) bits |= (w.predicates[p] >> l & 1) << p;
+      for (int p = 0; p < true_predicate; ++p) bits |= (w.predicates[first + p] >> l & 1) << p;
       result[l] = (bits & m[l]) | (x[l] & ~m[l]);
     }
     out.write(w, result.v, active);
@@ -215,7 +216,7 @@ void add_moves(Table& t) {
   t["SEL"] = [](Decoder& d) { return select(d, Source::integer); };
   t["FSEL"] = [](Decoder& d) { return select(d, Source::floating); };
   t["S2R"] = t["S2UR"] = t["CS2R"] = special;
-  t["P2R"] = predicates_to_register;
+  t["P2R"] = t["UP2UR"] = predicates_to_register;
   t["R2P"] = register_to_predicates;
   t["SHFL"] = shuffle;
   t["VOTE"] = t["VOTEU"] = vote;

@@ -49,6 +49,7 @@ struct Configuration {
 };
 thread_local Configuration configuration;
 thread_local std::string error;
+int multiprocessors = 132;  // an H100 has
 
 constexpr int success = 0, launch_failure = 719;
 
@@ -104,7 +105,7 @@ int cudaGetDevice(int* device) {
   return success;
 }
 int cudaDeviceGetAttribute(int* value, int, int) {
-  *value = 132;  // the one that is asked for: an H100's multiprocessors
+  *value = multiprocessors;  // the one that is asked for
   return success;
 }
 int cudaGetLastError() {
@@ -117,8 +118,12 @@ const char* cudaGetErrorString(int) {
   return said.c_str();
 }
 
-// Lines of all kernels there are.
 #pragma GCC visibility push(default)
+// From now on the card has so many.
+void sass_set_multiprocessors(int count) {
+  multiprocessors = count;
+}
+// Lines of all kernels there are.
 const char* sass_kernels() {
   static std::string names;
   names.clear();
