@@ -117,6 +117,8 @@ def integers() -> Iterator[Op]:
     ):
         text = f"{{{HALVES_64} {first} al, al, bl; {second} ah, ah, bh; mov.b64 $d, {{al, ah}};}}"
         yield Op(name, text, "i64 i64 -> i64", f)
+    # A shifted number taken away, whose carry out is 1 where the number is zero.
+    yield Op("less_twice_64", "r = b - (a << 1);", "i64 i64 -> i64", lambda a, b: b - 2 * a & M64)
     # The third limb of a sum and of a difference of 96 bits.
     for name, how, sign in (("add_96", "add", 1), ("sub_96", "sub", -1)):
         text = f"{{{HALVES_64} {how}.cc.u32 al, al, bl; {how}c.cc.u32 ah, ah, bh; {how}c.u32 $d, $c, 7;}}"

@@ -1,5 +1,6 @@
 // Integer and bit instructions, of the vector and of the uniform datapath.
 #include <algorithm>
+#include <utility>
 
 #include "decode.h"
 
@@ -118,7 +119,11 @@ Action lea(Decoder& d) {
   Predicate carry_out, carry_in;
   if (d.is(n, Operand::predicate)) carry_out = d.predicate(n++);
   const Destination out = d.destination();
-  const Source a = d.integer(n), b = d.integer(n + 1);
+  // -a is ~(a << shift) and a 1 carried in: of a zero it carries out.
+  Operand shifted = d.operand(n);
+  const bool negated = std::exchange(shifted.negated, false);
+  if (negated && high) d.unknown();
+  const Source a(shifted, Source::bits), b = d.integer(n + 1);
   size_t at = n + 2;
   const bool has_pair = high && !sign;
   const Source c = has_pair ? d.integer(at++) : a;
@@ -131,7 +136,8 @@ Action lea(Decoder& d) {
     u32 carries = 0;
     for (int l = 0; l < warp_size; ++l) {
       const u64 whole = has_pair ? pair(x[l], z[l]) : sign ? u64(int64_t(int32_t(x[l]))) : x[l];
-      const u64 sum = u64(u32((whole << shift) >> (high ? 32 : 0))) + y[l] + (in >> l & 1);
+      const u32 part = u32((whole << shift) >> (high ? 32 : 0));
+      const u64 sum = u64(negated ? ~part : part) + negated + y[l] + (in >> l & 1);
       result[l] = u32(sum);
       carries |= u32(sum >> 32 & 1) << l;
     }
