@@ -1,155 +1,153 @@
-"""Measure, print the tables, and leave a CSV and figures: python -m benchmarks."""
+"""Measure aablur and its baselines on a CPU or an NVIDIA GPU, print the tables, and leave a CSV and plots:
+python -m benchmarks. It needs torch alone; photographs as feature maps on a CPU need scikit-image, plots matplotlib."""
+
+from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import aablur
 
 from . import micro
-from .aliasing import draw_aliasing
-from .bars import micro_outcomes, outcomes, rows_of
-from .measure import Settings, measure
-from .plots import draw
+from .devices import MIN_ROUNDS, Device, device_of, keep_freed_memory
+from .measure import measure
+from .network import NETWORK, run_network
 from .providers import OURS
-from .record import OK, RESULTS, Measurement, Recorder, cpu_model, slug
-from .report import CAPTION, WIDTH, line, outcome_table, quietness, workload_tables
-from .timing import MIN_ROUNDS, keep_freed_memory
-from .workloads import catalogue, is_default, is_quick, last_level_cache
+from .record import RESULTS, WRONG, Measurement, Recorder, machine, read, slug
+from .report import line, report, rows_of
+from .workloads import catalogue, dry_catalogue, is_default, is_quick, last_level_cache
+
+Job = Callable[[], list[Measurement]]
+GPU_SECONDS = 270
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    device = "cuda has options of its own: --device cuda --help. By default the GPU, where torch finds one"
-    parser.add_argument("--device", choices=("cuda", "cpu"), help=device)
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="by default the GPU, where torch finds one")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a few rows: a minute")
-    size.add_argument("--all", action="store_true", help="also the slow rows left out by default")
+    size.add_argument("--quick", action="store_true", help="a few rows: a minute on a CPU, ResNet-50's maps on a GPU")
+    size.add_argument("--all", action="store_true", help="also the slow rows left out by default (of a CPU)")
+    parser.add_argument("--dry-run", action="store_true", help="tiny maps, on the CPU: it proves the program")
     parser.add_argument("--only", type=re.compile, metavar="REGEX", help="rows whose name matches")
     parser.add_argument("--list", action="store_true", help="print the names of the rows and stop")
+    seconds = (
+        f"what would begin later is left out, and named; on a GPU {GPU_SECONDS} by default, and 1500 suffice for all"
+    )
+    parser.add_argument("--seconds", type=float, help=seconds)
     parser.add_argument("--rounds", type=int, default=15, help="samples a provider at most")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--threads", type=int, help="threads of torch: on a CPU 2 by default")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients"
+    parser.add_argument("--no-network", action="store_true", help="leave the whole network out (of a GPU)")
+    keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients (of a CPU)"
     parser.add_argument("--keep-memory", action="store_true", help=keep)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    again = "measure nothing: print the tables and draw the plots of a results file"
+    parser.add_argument("--report", type=Path, metavar="CSV", help=again)
     options = parser.parse_args(argv)
-    if options.rounds < MIN_ROUNDS or options.threads < 1:
+    if options.rounds < MIN_ROUNDS or (options.threads is not None and options.threads < 1):
         parser.error(f"--rounds must be {MIN_ROUNDS} or more, --threads 1 or more")
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.device == "cpu":
+        options.threads = options.threads or 2
     return options
 
 
-Job = Callable[[], list[Measurement]]
-
-
-def chosen(options: argparse.Namespace) -> dict[str, Job]:
-    """The rows asked for, in catalogue order."""
-    wanted, settings = is_quick if options.quick else is_default, Settings(options.rounds, not options.no_compile)
-    jobs: dict[str, Job] = {w.name: partial(measure, w, settings) for w in catalogue() if options.all or wanted(w)}
-    jobs |= {"overhead": partial(micro.overhead, options.rounds), "import": micro.import_time}
+def jobs_of(options: argparse.Namespace, device: Device) -> dict[str, Job]:
+    """What is asked for, in the order of the run."""
+    wanted = (lambda *_: True) if options.all or device.dry else is_quick if options.quick else is_default
+    workloads = [w for w in (dry_catalogue if device.dry else catalogue)(device.kind) if wanted(w, device.kind)]
+    rows: dict[str, Job] = {w.name: partial(measure, w, device, not options.no_compile) for w in workloads}
+    overhead: dict[str, Job] = {"overhead": partial(micro.overhead, device)}
+    if device.kind == "cpu":
+        jobs = rows | overhead | {"import": micro.import_time}
+    else:
+        jobs = overhead | rows
+        if not options.no_network and not options.quick:
+            jobs |= {f"network/{step}/{way}": partial(run_network, step, way, device) for step, way in NETWORK}
     return {name: job for name, job in jobs.items() if options.only is None or options.only.search(name)}
 
 
-def run(jobs: dict[str, Job], recorder: Recorder) -> None:
-    """Measure every row; each is in the file before the next begins."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    text = TextColumn("{task.description}")
-    console = Console(stderr=True)
-    with Progress(*columns, text, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(jobs))
-        for name, job in jobs.items():
-            progress.update(task, description=name)
-            measurements = job()
-            recorder.add(measurements)
-            if not console.is_terminal:
-                for row in rows_of(measurements):
-                    console.print(line(row), highlight=False, soft_wrap=True)
-            progress.advance(task)
+def run(jobs: dict[str, Job], recorder: Recorder, seconds: float) -> list[str]:
+    """Measure row by row: each is in the file before the next begins. Returns those that there was no time for."""
+    end, left_out = time.monotonic() + seconds, []
+    for number, (name, job) in enumerate(jobs.items(), 1):
+        if time.monotonic() > end:
+            left_out.append(name)
+            continue
+        measurements = job()
+        recorder.add(measurements)
+        for row in rows_of(measurements):
+            print(f"[{number}/{len(jobs)}] {line(row)}", flush=True)
+    return left_out
 
 
-def report(recorder: Recorder, console: Console) -> int:
-    """Print the tables, draw the figures, name the files; the number of wrong rows."""
-    measurements = recorder.measurements
-    for table in workload_tables(measurements):
-        console.print(table)
-    if any(m.regime in ("memory", "cache") for m in measurements):
-        console.print(CAPTION, highlight=False)
-        console.print()
-    title = "Geometric means over the ResNet-50 maps, and the bars"
-    if results := list(outcomes(measurements)):
-        names = ("op", "pass", "layout", "dtype", "regime")
-        console.print(outcome_table(results, title, names))
-    title = "A call on a tiny input, the import, and the bars"
-    if results := list(micro_outcomes(measurements)):
-        console.print(outcome_table(results, title, ("of", "what", "pass")))
-    if warning := quietness(measurements):
-        console.print(f"[bold yellow]{warning}[/]", highlight=False)
-    stem = recorder.path.with_suffix("")
-    paths = [recorder.path, *draw(measurements, stem, recorder.machine)]
-    for path in paths:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    wrong = [row for row in rows_of(measurements) if OURS in row and row[OURS].status != OK]
-    for row in wrong:
-        m = row[OURS]
-        console.print(f"[bold red]{m.status}[/] {m.name}", highlight=False, soft_wrap=True)
-    return len(wrong)
+def show(measurements: list[Measurement], about: dict[str, str], stem: Path) -> None:
+    """Print the tables, and draw the plots beside the CSV."""
+    print(*report(measurements, about["device"]), sep="\n", flush=True)
+    try:
+        from .plots import draw
+
+        for path in draw(measurements, stem, about):
+            print(f"wrote {path}")
+    except ImportError:
+        print("no matplotlib, so no plots: python -m benchmarks --report FILE.csv makes them later")
 
 
-def device_of(argv: list[str]) -> tuple[str, list[str]]:
-    """What is measured, by default the GPU where torch finds one; and the arguments of its program."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--device", choices=("cuda", "cpu"))
-    found, rest = first.parse_known_args(argv)
-    return found.device or ("cuda" if torch.cuda.is_available() else "cpu"), rest
-
-
-def main() -> int:
-    device, argv = device_of(sys.argv[1:])
-    if device == "cuda":
-        from .gpu.__main__ import main as measure_gpu
-
-        return measure_gpu(argv)
+def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
-    jobs = chosen(options)
+    try:
+        if options.report:
+            show(*read(options.report), options.report.with_suffix(""))
+            return 0
+        device = device_of(options.device, MIN_ROUNDS if options.dry_run else options.rounds, options.dry_run)
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    jobs = jobs_of(options, device)
     if options.list:
         print(*jobs, sep="\n")
         return 0
     if not jobs:
         raise SystemExit(f"no row matches --only {options.only.pattern!r}; see --list")
-    torch.set_num_threads(options.threads)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if options.keep_memory and not keep_freed_memory():
         raise SystemExit("--keep-memory needs glibc")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
-    console.print(str(aablur.info()), highlight=False)
-    console.print(
-        f"{cpu_model()}, {options.threads} threads, last-level cache {last_level_cache() >> 20} MiB, {len(jobs)} rows",
-        highlight=False,
-    )
-    part = "-part" if options.quick or options.only else ""  # keeps a whole run's results
+    torch.backends.cudnn.allow_tf32 = False  # float32 baselines compute what we compute; matmuls do by default
+    about = machine(device.where) | {"freed_memory": "kept" if options.keep_memory else "system"}
+    about |= {"device": "dry run"} if device.dry else {}
+    print(aablur.info(), flush=True)
+    cache = f", {about['threads']} threads, last-level cache {last_level_cache() >> 20} MiB" * (device.kind == "cpu")
+    print(f"{about['hardware']}{cache}, {len(jobs)} rows", flush=True)
+    part = "-part" if options.quick or options.only or device.dry else ""  # keeps a whole run's results
     part += "-kept-memory" if options.keep_memory else ""
-    path = options.out / f"cpu-{slug(cpu_model())}{part}.csv"
-    recorder = Recorder(path, {"freed_memory": "kept" if options.keep_memory else "system"})
-    wrong, interrupted = 0, False
+    hardware = "dry-run" if device.dry else slug(about["hardware"])
+    stem = options.out / f"{'gpu' if device.kind == 'cuda' else 'cpu'}-{hardware}{part}"
+    recorder = Recorder(stem.with_name(f"{stem.name}.csv"), about)
+    seconds = options.seconds or (GPU_SECONDS if device.where == "cuda" else float("inf"))
+    interrupted, left_out = False, []
     try:
-        run(jobs, recorder)
+        left_out = run(jobs, recorder, seconds)
     except KeyboardInterrupt:
         interrupted = True
-        console.print("interrupted: the rows so far")
+        print("interrupted: the rows so far", flush=True)
     finally:
         recorder.close()
-        wrong = report(recorder, console)
+        show(recorder.measurements, about, stem)
+        print(*(f"no time left for {name}" for name in left_out), f"wrote {recorder.path}", sep="\n", flush=True)
     if interrupted:
         return 130  # as a shell reports an interrupt
-    console.print(f"wrote {draw_aliasing(options.out / 'aliasing.png')}", soft_wrap=True)
+    if device.kind == "cpu" and not device.dry:
+        from .aliasing import draw_aliasing
+
+        print(f"wrote {draw_aliasing(options.out / 'aliasing.png')}")
+    wrong = [m for m in recorder.measurements if m.status == WRONG and m.provider.startswith(OURS)]
     return 1 if wrong else 0
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import aablur
 
+from .devices import Others, interleave
 from .record import RESULTS, cpu_model, machine, slug
-from .timing import Others, interleave
 
 BEFORE, AFTER = "before", "after"
 

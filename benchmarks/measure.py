@@ -1,126 +1,81 @@
 """One workload -> its measurements: judge every provider, then time those that are right."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
-from .check import Verdict, judge, reference
-from .photos import feature_map
-from .providers import COMPILE, COPY, OURS, PROVIDERS, copy_step, provider, step
-from .record import NOT_COMPILED, OK, WRONG, Measurement
-from .timing import Others, Times, interleave
-from .workloads import Workload
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long to measure, and whether to compile."""
-
-    rounds: int = 15
-    compile: bool = True
-
-    def budget_s(self, workload: Workload) -> float:
-        return 1.5 if workload.regime == "memory" else 0.4
+from .check import Verdict, judge
+from .devices import Device, Maps, Others, Run, Step, Times
+from .providers import COMPILED, COPY, OURS, PROVIDERS, Call, Provider, step_of, takes_part
+from .record import OK, WRONG, Measurement, reason
+from .workloads import HUGE, Workload
 
 
-def inputs_of(workload: Workload) -> tuple[list[Tensor], Tensor]:
-    """The inputs to rotate over, and the output's gradient, in the row's layout and dtype.
-
-    Beyond the cache there are two: while one is read, the other leaves the cache.
-    """
-    x = feature_map(workload.shape).to(workload.dtype)
-    x = x.contiguous(memory_format=workload.memory_format)
-    copies = 2 if workload.regime == "memory" else 1
-    inputs = [x.clone().requires_grad_(workload.backward) for _ in range(copies)]
-    dy = reference(workload).dy.contiguous(memory_format=workload.memory_format)
-    return inputs, dy
+def blank(workload: Workload, provider: str) -> Measurement:
+    """A measurement before it is measured."""
+    w = workload
+    return Measurement(w.name, w.op, w.direction, w.layout, w.dtype_name, w.regime, w.group, w.size, provider)
 
 
-def reason(failure: Exception) -> str:
-    """The first line of an error, short enough for a cell of the CSV."""
-    first = str(failure).strip().partition("\n")[0]
-    return f"{type(failure).__name__}: {first}"[:160]
+def steps(who: Provider, call: Call, workload: Workload, sets: Sequence[Maps]) -> list[Step]:
+    """One a set of maps."""
+    return [step_of(who, call, workload, maps) for maps in sets]
 
 
-def measure(workload: Workload, settings: Settings) -> list[Measurement]:
-    """All providers of one row, in the order of PROVIDERS."""
-    inputs, dy = inputs_of(workload)
-    compiled = settings.compile and workload.regime == "memory"
-    status = dict.fromkeys(PROVIDERS, OK)
-    verdicts: dict[str, Verdict] = {}
-    steps: dict[str, Callable[[], object]] = {COPY: copy_step(inputs)}
-    for name in PROVIDERS[1:]:
-        if name == COMPILE and not compiled:
-            status[name] = NOT_COMPILED
+def measure(workload: Workload, device: Device, compiled: bool = True) -> list[Measurement]:
+    """Those providers that take part in the row, in the order of PROVIDERS."""
+    sets = [device.maps(workload, number) for number in range(device.sets(workload))]
+    found: dict[str, Measurement] = {}
+    runs: dict[str, Run] = {}
+    for who in PROVIDERS:
+        if not takes_part(who, workload, device) or (who.name in COMPILED and not compiled):
             continue
+        row = blank(workload, who.name)
         try:
-            who = provider(name, workload)
-            verdicts[name] = judge(who, workload, inputs[0], dy)
+            with who.setting():
+                call = who.build(workload, device.where)
+                if who.slack and workload.group != HUGE:
+                    row = _judged(row, judge(who, call, workload, sets[0], device), workload)
+            if row.status == OK:
+                runs[who.name] = Run(partial(steps, who, call, workload, sets), who.setting)
         except Exception as failure:  # no C++ compiler, no memory: the other providers go on
-            status[name] = reason(failure)
-            continue
-        if verdicts[name].ok:
-            steps[name] = step(who, workload, inputs, dy)
-        else:
-            status[name] = WRONG
-
+            row = replace(row, status=reason(failure))
+        found[who.name] = row
     others = Others()
-    right = status[OURS] == OK
-    times = (
-        interleave(
-            steps,
-            rounds=settings.rounds,
-            budget_s=settings.budget_s(workload),
-        )
-        if right
-        else {}
-    )
-    busy = others.cores() if right else None
-    return [measurement(workload, name, status[name], times, verdicts.get(name), busy) for name in PROVIDERS]
+    budget_s = 1.5 if workload.regime == "memory" else 0.4
+    times = device.time(runs, 0.0 if device.dry else budget_s) if OURS in runs else {}
+    busy = others.cores() if times and device.kind == "cpu" else None
+    rows = [_timed(row, times, workload) for row in found.values()]
+    return [replace(row, others_cores=busy) for row in rows]
 
 
-def measurement(
-    workload: Workload,
-    name: str,
-    status: str,
-    times: dict[str, Times],
-    verdict: Verdict | None,
-    busy: float | None,
-) -> Measurement:
-    """Times, ratios, errors and saved bytes of one provider; what is unknown stays empty."""
-    row: dict[str, float | int | None] = {}
-    if name in times:
-        mine, copy, best = times[name].median, times[COPY].median, times[OURS].median
-        moved = 2 * workload.input_bytes if name == COPY else workload.minimal_bytes
-        floor_ms = copy * workload.minimal_bytes / (2 * workload.input_bytes)
-        row |= {
-            "ms": mine,
-            "ms_p20": times[name].p20,
-            "ms_p80": times[name].p80,
-            "gbytes_per_s": moved / mine / 1e6,
-            "ratio_to_copy": mine / copy,
-            "speedup_of_ours": mine / best,
-            "floor_ratio": mine / floor_ms,
-        }
-    if verdict:
-        row |= {"max_abs_error": verdict.y.absolute, "relative_error": verdict.y.relative}
-        if verdict.dx:
-            row["grad_max_abs_error"] = verdict.dx.absolute
-            row["grad_relative_error"] = verdict.dx.relative
-        if verdict.saved_bytes is not None:
-            row["saved_bytes"] = verdict.saved_bytes
-            row["saved_of_input"] = verdict.saved_bytes / workload.input_bytes
-    return Measurement(
-        name=workload.name,
-        op=workload.op,
-        direction=workload.direction,
-        layout=workload.layout,
-        dtype=workload.dtype_name,
-        regime=workload.regime,
-        shape="x".join(map(str, workload.shape)),
-        provider=name,
-        status=status,
-        others_cores=busy,
-        **row,  # pyright: ignore[reportArgumentType]
-    )
+def _judged(row: Measurement, verdict: Verdict, workload: Workload) -> Measurement:
+    """With its errors and saved bytes."""
+    row = replace(row, status=OK if verdict.ok else WRONG)
+    if verdict.y:
+        row = replace(row, max_abs_error=verdict.y.absolute, relative_error=verdict.y.relative)
+    if verdict.dx:
+        row = replace(row, grad_max_abs_error=verdict.dx.absolute, grad_relative_error=verdict.dx.relative)
+    if (saved := verdict.saved_bytes) is not None:
+        row = replace(row, saved_bytes=saved, saved_of_input=saved / workload.input_bytes)
+    return row
+
+
+def _timed(row: Measurement, times: dict[str, Times | Exception], workload: Workload) -> Measurement:
+    """With its times, and their ratios to the copy's and to ours where these have times."""
+    mine, copy, best = (times.get(name) for name in (row.provider, COPY, OURS))
+    if isinstance(mine, Exception):
+        return replace(row, status=reason(mine))
+    if mine is None:
+        return row
+    moved = 2 * workload.input_bytes if row.provider == COPY else workload.minimal_bytes
+    row = replace(row, ms=mine.median, ms_p20=mine.p20, ms_p80=mine.p80, how=mine.how)
+    row = replace(row, gbytes_per_s=moved / mine.median / 1e6)
+    if isinstance(best, Times):
+        row = replace(row, speedup_of_ours=mine.median / best.median)
+    if isinstance(copy, Times):
+        floor_ms = copy.median * workload.minimal_bytes / (2 * workload.input_bytes)
+        row = replace(row, ratio_to_copy=mine.median / copy.median, floor_ratio=mine.median / floor_ms)
+    return row

@@ -1,19 +1,19 @@
 """Two costs that no kernel can hide: the Python of one call, and the import."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from .providers import OURS, ours, ours_max
+from .devices import Device, Others, Step, Times, interleave, summary
+from .providers import MAX_POOL, OURS, Call, blur, max_blur
 from .record import Measurement
-from .timing import Others, Times, interleave, summary
-from .workloads import PASSES
+from .workloads import BOTH, FORWARD, OPS
 
-MAX_POOL = "F.max_pool2d"
 INFERENCE = "inference"  # no gradient is asked for; else the graph is recorded
 TINY = (1, 4, 4, 4)
 IMPORTS = 7
@@ -26,28 +26,29 @@ print(time.perf_counter() - start)
 """
 
 
-def _call(op: Callable[[Tensor], Tensor], x: Tensor, backward: bool) -> Callable[[], object]:
+def _step(op: Call, x: torch.Tensor, backward: bool) -> Step:
     if not backward:
         return lambda: op(x)
     dy = torch.ones_like(op(x)).detach()
     return lambda: torch.autograd.grad(op(x), x, dy)
 
 
-def overhead(rounds: int) -> list[Measurement]:
-    """One eager call on a tiny input, without and with a gradient, beside F.max_pool2d's."""
+def overhead(device: Device) -> list[Measurement]:
+    """Host time of one eager call on a tiny input, without and with a gradient, beside F.max_pool2d's."""
     measurements = []
-    for direction in (INFERENCE, *PASSES):
-        x = torch.rand(TINY).requires_grad_(direction != INFERENCE)
+    ops: dict[str, Call] = {MAX_POOL: lambda x: F.max_pool2d(x, 2), **dict(zip(OPS, (blur, max_blur), strict=True))}
+    for direction in (INFERENCE, FORWARD, BOTH):
+        x = torch.rand(TINY, device=device.where).requires_grad_(direction != INFERENCE)
         others = Others()
-        ops = {"blur_pool2d": ours, "max_blur_pool2d": ours_max}
-        backward = direction == PASSES[1]
-        calls = {name: _call(op, x, backward) for name, op in ops.items()}
-        pool = _call(lambda t: F.max_pool2d(t, 2), x, backward)
-        times = interleave({MAX_POOL: pool, **calls}, rounds=rounds, budget_s=2.0)
-        busy = others.cores()
-        for op in ops:
-            for who, time in ((OURS, times[op]), (MAX_POOL, times[MAX_POOL])):
-                measurements.append(_row("overhead", op, direction, who, time, times[op], busy))
+        calls = {name: _step(op, x, direction == BOTH) for name, op in ops.items()}
+        budget_s = 0.0 if device.dry else 2.0
+        times = interleave(calls, rounds=device.rounds, budget_s=budget_s, settle=device.settle)
+        busy = others.cores() if device.kind == "cpu" else None
+        for op in OPS:
+            name, size = f"overhead/{op}/{direction}", "x".join(map(str, TINY))
+            for who, taken in ((OURS, times[op]), (MAX_POOL, times[MAX_POOL])):
+                row = Measurement(name, op, direction, "NCHW", "float32", "overhead", "", size, who, others_cores=busy)
+                measurements.append(_timed(replace(row, speedup_of_ours=taken.median / times[op].median), taken))
     return measurements
 
 
@@ -59,31 +60,9 @@ def import_time() -> list[Measurement]:
         float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(IMPORTS)
     ]
     busy = others.cores()
-    return [_row("import", "aablur", "", OURS, summary(seconds), None, busy)]
+    row = Measurement("import/aablur", "aablur", "", "", "", "import", "", "", OURS, others_cores=busy)
+    return [_timed(row, summary(seconds))]
 
 
-def _row(
-    regime: str,
-    op: str,
-    direction: str,
-    who: str,
-    time: Times,
-    of_ours: Times | None,
-    busy: float | None,
-) -> Measurement:
-    tiny = regime == "overhead"
-    return Measurement(
-        name=f"{regime}/{op}/{direction}" if direction else f"{regime}/{op}",
-        op=op,
-        direction=direction,
-        layout="NCHW" if tiny else "",
-        dtype="float32" if tiny else "",
-        regime=regime,
-        shape="x".join(map(str, TINY)) if tiny else "",
-        provider=who,
-        ms=time.median,
-        ms_p20=time.p20,
-        ms_p80=time.p80,
-        speedup_of_ours=time.median / of_ours.median if of_ours else None,
-        others_cores=busy,
-    )
+def _timed(row: Measurement, taken: Times) -> Measurement:
+    return replace(row, ms=taken.median, ms_p20=taken.p20, ms_p80=taken.p80, how=taken.how)

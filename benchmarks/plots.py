@@ -14,19 +14,22 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .bars import Row, best_speedup, rows_of
 from .providers import BASELINES, OURS, PROVIDERS
 from .record import Measurement
-from .workloads import DTYPES, LAYOUTS, OPS, PASSES, REGIMES
+from .report import SPEEDUP, Row, rows_of
+from .workloads import DTYPES, HUGE, LAYOUTS, MOVES, OPS, REGIMES
 
 DPI = 150
 KINDS = tuple(itertools.product(LAYOUTS, DTYPES))
-KIND_COLOURS = ("#1f5a99", "#8fbce6", "#b3541e", "#f0b183")
-# Okabe-Ito, which colour-blind readers can tell apart
+KIND_COLOURS = ("#1f5a99", "#8fbce6", "#c6dff5", "#b3541e", "#f0b183", "#f9ddc9")
+# Okabe-Ito, which colour-blind readers can tell apart; what is on a GPU alone in other markers.
 PROVIDER_STYLES: dict[str, tuple[str, str]] = dict(
     zip(
-        PROVIDERS,
-        (("#888888", "|"), ("#e69f00", "s"), ("#56b4e9", "D"), ("#009e73", "^"), ("#d0103a", "o")),
+        (who.name for who in PROVIDERS),
+        (
+            *(("#888888", "|"), ("#d0103a", "o"), ("#d0103a", "v"), ("#e69f00", "s"), ("#56b4e9", "D")),
+            *(("#0072b2", "d"), ("#009e73", "^"), ("#009e73", "<"), ("#888888", "x"), ("#888888", "+")),
+        ),
         strict=True,
     )
 )
@@ -42,13 +45,13 @@ def _times(value: float) -> str:
 
 def _size(row: Row) -> str:
     """64 x 112² of 24x64x112x112: the map without its batch."""
-    _, channels, side, _ = row[OURS].shape.split("x")
-    return f"{channels} x {side}²"
+    _, channels, height, width = row[OURS].shape.split("x")
+    return f"{channels} x {height}²" if height == width else f"{channels} x {height} x {width}"
 
 
 def _rows(measurements: list[Measurement], regime: str, op: str, direction: str) -> list[Row]:
     wanted = (m for m in measurements if (m.regime, m.op, m.direction) == (regime, op, direction))
-    return [row for row in rows_of(wanted) if OURS in row and row[OURS].ms is not None]
+    return [row for row in rows_of(wanted) if OURS in row and row[OURS].ms is not None and row[OURS].group != HUGE]
 
 
 def _kind(row: Row) -> tuple[str, str]:
@@ -59,9 +62,9 @@ def _speedup_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None
     """A group of bars a map, a bar a layout and dtype, from 1 up and down on a logarithmic scale."""
     groups: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
-        if (height := best_speedup(row)) is not None:
+        if (height := SPEEDUP.value(row)) is not None:
             groups.setdefault(_size(row), {})[_kind(row)] = height
-    width = 0.85 / len(KINDS)
+    width = 0.85 / max(map(len, groups.values()), default=1)
     for kind, colour in zip(KINDS, KIND_COLOURS, strict=True):
         heights = {  # bars that are there stand side by side, over the map's name
             place + (list(group).index(kind) - (len(group) - 1) / 2) * width: group[kind]
@@ -106,7 +109,7 @@ def _floor_panel(axes: Axes, rows: list[Row], op: str, direction: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(ticks)), ticks, fontsize=8)
     for label in axes.get_yticklabels():
-        if "²" not in label.get_text():
+        if " x " not in label.get_text():
             label.set_fontweight("bold")
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -161,29 +164,29 @@ def _figure(
     return path
 
 
-def _about(machine: dict[str, str]) -> str:
-    about = (
-        f"{machine['device']}, {machine['threads']} threads, {machine['isa']}, "
-        f"torch {machine['torch']}, aablur {machine['commit']}, {machine['date']}"
-    )
-    return about + ", freed memory kept" * (machine["freed_memory"] == "kept")
+def _about(about: dict[str, str]) -> str:
+    on_cpu = f", {about['threads']} threads, {about['isa']}" if about["device"] == "cpu" else ""
+    kept = ", freed memory kept" * (about["freed_memory"] == "kept")
+    return f"{about['hardware']}{on_cpu}, torch {about['torch']}, aablur {about['commit']}, {about['date']}{kept}"
 
 
 def _panels(measurements: list[Measurement], regime: str) -> dict[tuple[str, str], list[Row]]:
-    return {place: rows for place in itertools.product(OPS, PASSES) if (rows := _rows(measurements, regime, *place))}
+    return {place: rows for place in itertools.product(OPS, MOVES) if (rows := _rows(measurements, regime, *place))}
 
 
-def draw_speedups(measurements: list[Measurement], machine: dict[str, str], path: Path, regime: str = "memory") -> Path:
+def draw_speedups(measurements: list[Measurement], about: dict[str, str], path: Path, regime: str = "memory") -> Path:
     """The picture of the README: how much faster than the best baseline, map by map."""
     panels = _panels(measurements, regime)
     against = [
         name for name in BASELINES if any(name in row and row[name].ms for rows in panels.values() for row in rows)
     ]
-    title = f"Times faster than the fastest of {', '.join(against)}: maps {REGIMES[regime]}\n{_about(machine)}"
-    return _figure(panels, _speedup_panel, title, (7.5, 3.2), path, "best baseline's time / aablur's")
+    title = f"Times faster than the fastest of {', '.join(against)}: maps {REGIMES[regime]}\n{_about(about)}"
+    maps = max(len({_size(row) for row in rows}) for rows in panels.values())
+    size = (max(7.5, 1.25 * maps), 3.2)
+    return _figure(panels, _speedup_panel, title, size, path, "best baseline's time / aablur's")
 
 
-def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -> list[Path]:
+def draw(measurements: list[Measurement], stem: Path, about: dict[str, str]) -> list[Path]:
     """Write the figures that have data beside the CSV, and name them."""
     paths = []
     for regime, where in REGIMES.items():
@@ -191,9 +194,9 @@ def draw(measurements: list[Measurement], stem: Path, machine: dict[str, str]) -
         if not panels:
             continue
         path = stem.with_name(f"{stem.name}-speedup-{regime}.png")
-        paths.append(draw_speedups(measurements, machine, path, regime))
+        paths.append(draw_speedups(measurements, about, path, regime))
         if regime == "memory":
-            title = f"Time over the byte floor (at 1, as fast as memory): maps {where}\n{_about(machine)}"
+            title = f"Time over the byte floor (at 1, as fast as memory): maps {where}\n{_about(about)}"
             path = stem.with_name(f"{stem.name}-floor.png")
             most = max(len(rows) for rows in panels.values()) + len(KINDS)
             size = (6.5, 0.19 * most + 0.9)

@@ -21,22 +21,23 @@ RESULTS = Path(__file__).parent / "results"
 
 OK = "ok"
 WRONG = "WRONG"
-NOT_COMPILED = "not compiled"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One provider in one row of the table. Empty fields: not measured, or not defined there."""
+    """One provider in one row of the tables. Empty fields: not measured, or not defined there."""
 
-    name: str  # op/pass/layout/dtype/regime/shape: one row of the table
+    name: str  # op/pass/layout/dtype/regime/group/shape: one row of the tables
     op: str
     direction: str  # the column "pass", a reserved word in Python
     layout: str
     dtype: str
-    regime: str  # memory: input beyond the last-level cache; cache: inside it
+    regime: str  # memory: input beyond the last-level cache; cache: inside it; overhead, import or network
+    group: str  # of feature maps: the network that they are of, or why they are measured
     shape: str
     provider: str
-    status: str = OK  # ok; WRONG; not compiled; or the error that the call raised
+    status: str = OK  # ok; WRONG; or the error that the call raised
+    how: str = ""  # clock: wall time; graph: replays of a CUDA graph; events: without one
     ms: float | None = None  # median
     ms_p20: float | None = None
     ms_p80: float | None = None
@@ -50,7 +51,14 @@ class Measurement:
     grad_relative_error: float | None = None
     saved_bytes: int | None = None  # kept for backward: unique storages, weights not counted
     saved_of_input: float | None = None
-    others_cores: float | None = None  # cores that other processes used while the row was timed
+    peak_mib: float | None = None  # of the GPU's memory, in a step of a whole network
+    others_cores: float | None = None  # cores that other processes used while the row was timed on a CPU
+
+
+def reason(failure: Exception) -> str:
+    """The first line of an error, short enough for a cell of the CSV."""
+    first = str(failure).strip().partition("\n")[0]
+    return f"{type(failure).__name__}: {first}"[:160]
 
 
 def cpu_model() -> str:
@@ -67,26 +75,37 @@ def slug(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9.]+", text))
 
 
-def _git(*arguments: str) -> str:
+def _output(*command: str) -> str:
     root = Path(__file__).parent.parent
-    command = ["git", "--no-optional-locks", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def commit() -> str:
     """Short hash, with +dirty if tracked files other than the results differ from it."""
+    git = ("git", "--no-optional-locks")
     try:
-        head = _git("rev-parse", "--short", "HEAD").strip()
-        changed = _git("status", "--porcelain", "-uno", "--", ":!benchmarks/results").strip()
+        head = _output(*git, "rev-parse", "--short", "HEAD")
+        changed = _output(*git, "status", "--porcelain", "-uno", "--", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}+dirty" if changed else head
 
 
-def machine() -> dict[str, str]:
+def _driver() -> str:
+    try:
+        return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def machine(device: str = "cpu") -> dict[str, str]:
     """What a reader needs to judge a time; all rows of a run share it."""
+    on_gpu = device == "cuda"
     return {
-        "device": cpu_model(),
+        "device": device,
+        "hardware": torch.cuda.get_device_name() if on_gpu else cpu_model(),
+        "driver": _driver() if on_gpu else "",
+        "cuda": torch.version.cuda or "" if on_gpu else "",
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "isa": torch.backends.cpu.get_cpu_capability(),
@@ -99,10 +118,17 @@ def machine() -> dict[str, str]:
 
 
 def read(path: Path) -> tuple[list[Measurement], dict[str, str]]:
-    """The measurements of a results file, and the machine and conditions that all of them share."""
-    with path.open() as file:
-        rows = [row | {"direction": row.pop("pass")} for row in csv.DictReader(file)]
+    """The measurements of a results file, and the machine and conditions that all of them share.
+
+    Raises:
+        ValueError: it is no results file, or has no rows.
+    """
+    with path.open(newline="") as file:
+        rows = [row | {"direction": row.pop("pass", "")} for row in csv.DictReader(file)]
     own = {f.name: f.type for f in fields(Measurement)}
+    if not rows or (missing := {*own, "device", "hardware"} - set(rows[0])):
+        why = f"has no column {', '.join(sorted(missing))}" if rows else "has no rows"
+        raise ValueError(f"path must be a results file of python -m benchmarks, and {path} {why}")
     kinds = {"str": str, "float | None": float, "int | None": int}
 
     def value(name: str, text: str) -> str | float | int | None:
@@ -119,21 +145,21 @@ def _cell(value: object) -> object:
 class Recorder:
     """Writes each measurement to the file at once, so that an interrupt loses nothing."""
 
-    def __init__(self, path: Path, conditions: dict[str, str]) -> None:
+    def __init__(self, path: Path, about: dict[str, str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.machine = machine() | conditions
+        self.about = about
         self.measurements: list[Measurement] = []
         self._file = path.open("w", newline="")
         columns = ["pass" if f.name == "direction" else f.name for f in fields(Measurement)]
-        self._writer = csv.DictWriter(self._file, [*columns, *self.machine])
+        self._writer = csv.DictWriter(self._file, [*columns, *about])
         self._writer.writeheader()
 
     def add(self, measurements: Iterable[Measurement]) -> None:
         for measurement in measurements:
             row = {key: _cell(value) for key, value in asdict(measurement).items()}
             row["pass"] = row.pop("direction")
-            self._writer.writerow(row | self.machine)
+            self._writer.writerow(row | self.about)
             self.measurements.append(measurement)
         self._file.flush()
 

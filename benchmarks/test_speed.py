@@ -3,16 +3,20 @@
 --benchmark-autosave and --benchmark-compare hold two commits against each other.
 """
 
+from itertools import cycle
+
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from .check import judge
-from .measure import inputs_of
-from .providers import COPY, EAGER_CHANNELS_LAST, EAGER_NCHW, OURS, copy_step, provider, step
+from .devices import device_of
+from .measure import steps
+from .providers import COPY, EAGER_CHANNELS_LAST, EAGER_NCHW, OURS, PROVIDERS, Provider
 from .workloads import Workload, catalogue, is_quick
 
-WORKLOADS = [w for w in catalogue() if is_quick(w)]
+WORKLOADS = [w for w in catalogue("cpu") if is_quick(w, "cpu")]
+TIMED = [who for who in PROVIDERS if who.name in (COPY, EAGER_NCHW, EAGER_CHANNELS_LAST, OURS)]
 THREADS = 2
 
 
@@ -22,17 +26,17 @@ def threads() -> None:
     torch.set_num_threads(THREADS)
 
 
-@pytest.mark.parametrize("name", [COPY, EAGER_NCHW, EAGER_CHANNELS_LAST, OURS])
+@pytest.mark.parametrize("who", TIMED, ids=lambda who: who.name)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
-def test_speed(workload: Workload, name: str, benchmark: BenchmarkFixture) -> None:
+def test_speed(workload: Workload, who: Provider, benchmark: BenchmarkFixture) -> None:
     benchmark.group = workload.name
     benchmark.extra_info["minimal_bytes"] = workload.minimal_bytes
-    inputs, dy = inputs_of(workload)
-    if name == COPY:
-        benchmark(copy_step(inputs))
-        return
-    who = provider(name, workload)
-    verdict = judge(who, workload, inputs[0], dy)
-    assert verdict.ok, f"wrong result: {verdict}"
-    benchmark.extra_info["relative_error"] = verdict.y.relative
-    benchmark(step(who, workload, inputs, dy))
+    device = device_of("cpu")
+    sets = [device.maps(workload, number) for number in range(device.sets(workload))]
+    call = who.build(workload, device.where)
+    if who.slack:
+        verdict = judge(who, call, workload, sets[0], device)
+        assert verdict.ok and verdict.y, f"wrong result: {verdict}"
+        benchmark.extra_info["relative_error"] = verdict.y.relative
+    turn = cycle(steps(who, call, workload, sets))
+    benchmark(lambda: next(turn)())

@@ -1,88 +1,170 @@
-"""The list of what is measured: op x pass x layout x dtype x feature map x batch."""
+"""What is measured: op x pass x layout x dtype x feature map, for each device."""
 
-import itertools
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
-from . import pools
-from .pools import LAYOUTS, MIB, OPS, Pool
+import torch
 
-PASSES = ("forward", "forward+backward")
-DTYPES = {name: pools.DTYPES[name] for name in ("float32", "bfloat16")}
+TAPS, STRIDE, WINDOW = 3, 2, 2
+PADDING_MODE = "reflect"
+OPS = ("blur_pool2d", "max_blur_pool2d")
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REGIMES = {"memory": "beyond the cache", "cache": "inside the cache"}
 
-RESNET50_MAPS = ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7))
-ODD_MAP = (64, 57)
-BFLOAT16_SIZES = (112, 14)
+FORWARD, TRAINING, BACKWARD, BOTH = "forward", "forward in training", "backward", "forward+backward"
+# How often any implementation moves the input and the output, and the codes of a max, through memory.
+MOVES = {FORWARD: (1, 0), TRAINING: (1, 1), BACKWARD: (1, 1), BOTH: (2, 2)}
+PASSES = {  # device -> op -> passes. Without a max both forwards are one.
+    "cpu": dict.fromkeys(OPS, (FORWARD, BOTH)),
+    "cuda": {"blur_pool2d": (FORWARD, BACKWARD), "max_blur_pool2d": (TRAINING, BACKWARD)},
+}
 
+# (channels, side) of what networks downsample at 224 pixels, and what is awkward. A map stands in one group.
+RESNET50, ODD, HUGE = "ResNet-50", "odd", "huge"
+MAPS = {
+    RESNET50: ((64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)),
+    ODD: ((64, 57), (64, 113), (64, 55), (100, 56), (3, 224)),
+    "small": ((2048, 14),),
+    "DenseNet-121": ((128, 56), (256, 28), (512, 14)),
+    "ConvNeXt": ((96, 56), (192, 28), (384, 14)),
+}
+HUGE_SHAPE = (17, 64, 1504, 1504)  # more than 2**31 elements
+ODD_SIDE = MAPS[ODD][0][1]  # the CPU measures the first of the odd maps
+BFLOAT16_SIDES = (112, 14)
+
+MIB = 1 << 20
+GPU_INPUT = 128 * MIB  # at least: the bars speak of 64 MB and more
 DEFAULT_CACHE = 32 * MIB
 # A guest of a few cores is told the cache of the whole socket: where 504 MiB were, copies from 64 MiB up slowed down.
 LARGEST_CACHE = 64 * MIB
 
 
 @dataclass(frozen=True)
-class Workload(Pool):
-    """One row: its direction is one of PASSES, its group one of REGIMES."""
+class Workload:
+    """One row of the tables: one op in one pass over one feature map."""
+
+    regime: str  # of REGIMES: where the map lies
+    group: str  # of MAPS, or HUGE
+    op: str
+    direction: str  # of MOVES
+    dtype_name: str
+    layout: str
+    shape: tuple[int, int, int, int]  # (N, C, H, W) of the input, whatever the layout
 
     @property
-    def regime(self) -> str:
-        """Where its map lies: beyond the last level's cache, or in it."""
-        return self.group
+    def size(self) -> str:
+        return "x".join(map(str, self.shape))
 
     @property
-    def backward(self) -> bool:
-        return self.direction == "forward+backward"
+    def name(self) -> str:
+        return "/".join((self.op, self.direction, self.layout, self.dtype_name, self.regime, self.group, self.size))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype_name]
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return LAYOUTS[self.layout]
+
+    @property
+    def window(self) -> int:
+        return WINDOW if self.op == "max_blur_pool2d" else 1
+
+    @property
+    def pooled_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.shape
+        return n, c, h - self.window + 1, w - self.window + 1
+
+    @property
+    def out_shape(self) -> tuple[int, int, int, int]:
+        n, c, h, w = self.pooled_shape
+        return n, c, math.ceil(h / STRIDE), math.ceil(w / STRIDE)
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def input_bytes(self) -> int:
+        return self.elements * self.dtype.itemsize
 
     @property
     def minimal_bytes(self) -> int:
-        """Bytes that any implementation must move through memory.
-
-        Forward reads x and writes y. Backward reads dy and writes dx; a max's codes are written and read once.
-        """
-        return 2 * (self.map_bytes + self.code_bytes) if self.backward else self.map_bytes
+        """Bytes that any implementation must move through memory: maps, and log2(window**2) bits a pooled element."""
+        maps, codes = MOVES[self.direction]
+        map_bytes = self.input_bytes + math.prod(self.out_shape) * self.dtype.itemsize
+        code_bytes = math.prod(self.pooled_shape) * math.ceil(math.log2(self.window**2)) // 8
+        return maps * map_bytes + codes * code_bytes
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest of the first core as Linux reports it up to LARGEST_CACHE, else a
-    guess."""
+    """Bytes of the largest cache of the first core as Linux reports it, up to LARGEST_CACHE; else a guess."""
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     found = max((1024 * int(s.read_text().strip("K\n")) for s in sizes), default=DEFAULT_CACHE)
     return min(found, LARGEST_CACHE)
 
 
-def batch_for(image_bytes: int, regime: str, cache_bytes: int) -> int:
+def batch_for(image_bytes: int, regime: str, device: str, cache_bytes: int) -> int:
     """Images in a batch so that the input leaves, or stays well inside, the cache."""
-    if regime == "memory":
-        # 64 MiB or twice the cache; whole eights, as training batches are
-        images = max(64 * MIB, 2 * cache_bytes) / image_bytes
-        return 8 * math.ceil(images / 8)
+    if regime == "memory":  # whole eights, as training batches are
+        least = GPU_INPUT if device == "cuda" else max(64 * MIB, 2 * cache_bytes)
+        return 8 * math.ceil(least / image_bytes / 8)
     # an eighth: eager keeps a padded copy, indices and both gradients beside the input
     return max(1, cache_bytes // 8 // image_bytes)
 
 
-def catalogue(cache_bytes: int | None = None) -> Iterator[Workload]:
-    """Every workload; those that share an input and a float64 reference are neighbours."""
+def _maps(device: str) -> Iterator[tuple[str, str, str, tuple[int, int]]]:
+    """(regime, group, dtype, map). float16 differs from bfloat16 by conversions alone: one map of it."""
+    if device == "cpu":
+        for regime, group, dtype in product(REGIMES, (RESNET50, ODD), ("float32", "bfloat16")):
+            yield from ((regime, group, dtype, m) for m in MAPS[group] if group != ODD or m[1] == ODD_SIDE)
+        return
+    for group, dtype in product(MAPS, ("bfloat16", "float32", "float16")):
+        maps = MAPS[group] if dtype != "float16" else MAPS[group][:1] * (group == RESNET50)
+        yield from (("memory", group, dtype, m) for m in maps)
+
+
+def catalogue(device: str, cache_bytes: int | None = None) -> Iterator[Workload]:
+    """Every workload of a device, what is asked for first comes first; those that share an input are neighbours."""
     cache_bytes = cache_bytes or last_level_cache()
-    for regime, (channels, size), dtype, op in itertools.product(REGIMES, (*RESNET50_MAPS, ODD_MAP), DTYPES, OPS):
-        image_bytes = channels * size * size * DTYPES[dtype].itemsize
-        shape = (batch_for(image_bytes, regime, cache_bytes), channels, size, size)
-        for direction, layout in itertools.product(PASSES, LAYOUTS):
-            yield Workload(regime, op, direction, dtype, layout, shape)
+    for regime, group, dtype, (channels, side) in _maps(device):
+        batch = batch_for(channels * side**2 * DTYPES[dtype].itemsize, regime, device, cache_bytes)
+        for op, layout in product(OPS, LAYOUTS):
+            for direction in PASSES[device][op]:
+                yield Workload(regime, group, op, direction, dtype, layout, (batch, channels, side, side))
+    if device == "cuda":
+        for op, layout in product(OPS, LAYOUTS):
+            yield Workload("memory", HUGE, op, PASSES[device][op][0], "bfloat16", layout, HUGE_SHAPE)
 
 
-def is_quick(workload: Workload) -> bool:
-    """The rows of a one-minute look: one map beyond the cache, the odd one inside it."""
-    size = workload.shape[2]
+def dry_catalogue(device: str) -> Iterator[Workload]:
+    """Tiny maps, which prove the program: their times say nothing."""
+    for dtype, (group, shape), op, layout in product(
+        ("bfloat16", "float32"), ((RESNET50, (2, 16, 16, 16)), (ODD, (2, 3, 11, 9))), OPS, LAYOUTS
+    ):
+        for direction in PASSES[device][op]:
+            yield Workload("memory", group, op, direction, dtype, layout, shape)
+
+
+def is_quick(workload: Workload, device: str) -> bool:
+    """The rows of --quick. On a CPU a minute: one map beyond the cache, the odd one inside it."""
+    if device == "cuda":
+        return workload.group == RESNET50
+    side = workload.shape[2]
     if workload.regime == "memory":
-        return size == 56 and workload.dtype_name == "float32"
-    return size == ODD_MAP[1]
+        return side == 56 and workload.dtype_name == "float32"
+    return side == ODD_SIDE
 
 
-def is_default(workload: Workload) -> bool:
-    """The rows of some nine minutes on two cores, most of it the baselines beyond the cache."""
-    size = workload.shape[2]
-    if workload.regime == "cache":
+def is_default(workload: Workload, device: str) -> bool:
+    """On a CPU, the rows of some nine minutes on two cores, most of it the baselines beyond the cache."""
+    if device == "cuda" or workload.regime == "cache":
         return True
-    return size in BFLOAT16_SIZES if workload.dtype_name == "bfloat16" else size != ODD_MAP[1]
+    return workload.shape[2] in BFLOAT16_SIDES if workload.dtype_name == "bfloat16" else workload.group != ODD

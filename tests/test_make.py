@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks.__main__ import device_of
+from benchmarks.__main__ import arguments
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "aablur/libaablur.so").exists(), reason="the library is not built")
@@ -66,7 +66,7 @@ def test_a_dry_run_of_the_sanitizer(finds: bool, tools: Path, tmp_path: Path) ->
 
 
 def test_a_dry_run_of_the_benchmark(tools: Path, tmp_path: Path) -> None:
-    options = "BENCH=--only odd/blur_pool2d/forward --no-network"
+    options = "BENCH=--only blur_pool2d/forward/NCHW/float32/memory/odd --no-network"
     done = make(tools, "gpu-bench", "DRY_RUN=1", f"OUT={tmp_path}", options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(tmp_path.glob("*.csv"))
@@ -117,6 +117,6 @@ def test_another_torch(torch_version: str, folder: str, lines: list[str], tools:
 def test_the_device_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert device_of(["--quick"]) == (device, ["--quick"])
-        assert device_of(["--device", "cpu", "--only", "x"]) == ("cpu", ["--only", "x"])
-        assert device_of(["--device=cuda"]) == ("cuda", [])
+        assert arguments(["--quick"]).device == device
+        for given in ("cpu", "cuda"):
+            assert arguments(["--device", given, "--only", "x"]).device == given

@@ -7,6 +7,7 @@ takes less when they are replaced by plain subsampling.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +15,13 @@ from torch import Tensor, nn
 
 import aablur
 
-from .record import Measurement
-from .timing import time_steps
+from .devices import Device, Run, Step, Times
+from .providers import OURS, Unfused
+from .record import Measurement, reason
 
-UNFUSED, OURS, NONE = "unfused", "aablur", "no pools"
+UNFUSED, NONE = "unfused", "no pools"
 WAYS = (UNFUSED, OURS, NONE, "compile of unfused", "compile of aablur")
 NETWORK = tuple((direction, way) for way in WAYS for direction in ("training", "inference"))
-
-
-class UnfusedBlurPool(nn.Module):
-    """Pad, then a depthwise convolution; after a max pool at stride 1 if there is a window."""
-
-    weight: Tensor
-
-    def __init__(self, channels: int, window: int = 1) -> None:
-        super().__init__()
-        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer("weight", torch.outer(taps, taps).repeat(channels, 1, 1, 1))
-        self.window = window
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.window > 1:
-            x = F.max_pool2d(x, self.window, stride=1, padding=self.window // 2)
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight.to(x.dtype), stride=2, groups=x.shape[1])
 
 
 class Subsample(nn.Module):
@@ -50,7 +35,7 @@ def pool(way: str, channels: int, window: int = 1) -> nn.Module:
     if way == NONE:
         return Subsample()
     if way == UNFUSED:
-        return UnfusedBlurPool(channels, window)
+        return Unfused(channels, torch.float32, window, window // 2)
     return aablur.nn.MaxBlurPool2d(window, window_padding=window // 2) if window > 1 else aablur.nn.BlurPool2d()
 
 
@@ -92,7 +77,7 @@ class ResNet(nn.Module):
         return self.head(self.layers(x).mean((2, 3)))
 
 
-def _steps(way: str, device: str, training: bool) -> tuple[Callable[[], object], str]:
+def _step(way: str, device: str, training: bool) -> tuple[Step, str]:
     small = device == "cpu"
     torch.manual_seed(0)
     plain = way.removeprefix("compile of ")
@@ -119,28 +104,16 @@ def _steps(way: str, device: str, training: bool) -> tuple[Callable[[], object],
     return train, "x".join(map(str, shape))
 
 
-def _peak_mib(step: Callable[[], object], device: str) -> float | None:
-    if device == "cpu":
-        return None
-    step()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() / 2**20
-
-
-def run_network(direction: str, way: str, device: str) -> list[Measurement]:
-    """The measurement of one of NETWORK; `how` holds the peak memory, in MiB."""
-    size, peak, times, status = "", None, None, "ok"
+def run_network(direction: str, way: str, device: Device) -> list[Measurement]:
+    """The measurement of one of NETWORK."""
+    name = f"network/resnet50/{direction}"
+    row = Measurement(name, "resnet50", direction, "channels_last", "bfloat16", "network", "", "", way)
     try:
-        step, size = _steps(way, device, direction == "training")
-        peak = _peak_mib(step, device)
-        times = time_steps(lambda: [step], device, graph=False)
+        step, size = _step(way, device.where, direction == "training")
+        row = replace(row, shape=size, peak_mib=device.peak_mib(step))
+        times = device.time({way: Run(lambda: [step], graph=False)}, 0.0)[way]
     except Exception as failure:  # no compiler, no memory: the other ways go on
-        status = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"[:160]
-    about = (f"network/resnet50/{direction}", "network", "resnet50", direction, "channels_last", "bfloat16")
-    found = Measurement(*about, size, way, status)
-    if times is not None:
-        how = f"peak {peak:.0f} MiB" if peak else ""
-        found = Measurement(*about, size, way, status, times.median, times.p20, times.p80, how)
-    return [found]
+        times = failure
+    if not isinstance(times, Times):
+        return [replace(row, status=reason(times))]
+    return [replace(row, ms=times.median, ms_p20=times.p20, ms_p80=times.p80, how=times.how)]

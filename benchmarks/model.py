@@ -1,4 +1,4 @@
-"""What the kernels should take on a GPU, by whole launches' counts: python -m benchmarks.gpu.model [FILE.csv]
+"""What the kernels should take on a GPU, by whole launches' counts: python -m benchmarks.model [FILE.csv]
 
     time = launch + max(bytes / copy bandwidth,
                         issue slots / (issue rate * efficiency), half-rate slots / (half of it * efficiency),
@@ -27,11 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..record import RESULTS
 from .providers import OURS, TRITON
-from .record import Measurement, read
+from .record import RESULTS, read
 from .report import aligned
-from .rows import Row, catalogue
+from .workloads import BACKWARD, FORWARD, ODD, RESNET50, TRAINING, Workload, catalogue
 
 CODEGEN = RESULTS / "codegen-sm90.csv"
 LAUNCH_S = 2e-6  # inside a CUDA graph
@@ -60,10 +59,10 @@ CARDS = (
     Card("A100", 0.9 * 2.039e12, 108, 1.41e9),
 )
 OPS = {
-    ("blur_pool2d", "forward"): "blur",
-    ("blur_pool2d", "backward"): "blur-backward",
-    ("max_blur_pool2d", "forward"): "max-blur-codes",
-    ("max_blur_pool2d", "backward"): "max-blur-backward",
+    ("blur_pool2d", FORWARD): "blur",
+    ("blur_pool2d", BACKWARD): "blur-backward",
+    ("max_blur_pool2d", TRAINING): "max-blur-codes",
+    ("max_blur_pool2d", BACKWARD): "max-blur-backward",
 }
 DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 LAYOUTS = {"NCHW": "nchw", "channels_last": "nhwc"}
@@ -104,7 +103,7 @@ class Prediction:
     bound: str  # "memory", "issue", "half rate" or "shared memory"
 
 
-def predict(row: Row, provider: str, card: Card, counts: dict[Key, Count]) -> Prediction | None:
+def predict(row: Workload, provider: str, card: Card, counts: dict[Key, Count]) -> Prediction | None:
     """None where no launch of that op and size was counted."""
     backend = "triton" if provider == TRITON else "cuda"
     op, side = OPS[row.op, row.direction], row.shape[-1]
@@ -124,47 +123,42 @@ def predict(row: Row, provider: str, card: Card, counts: dict[Key, Count]) -> Pr
     return Prediction(seconds * 1e3, limits["memory"] / seconds, bound)
 
 
-def predictions(rows: list[Row]) -> Iterator[tuple[str, ...]]:
+def predictions(rows: list[Workload]) -> Iterator[tuple[str, ...]]:
     counts = counted()
     columns = [(OURS, card) for card in CARDS] + [(TRITON, CARDS[0])]
     titles = [f"{provider}, {card.name}: ms (of copy, bound)" for provider, card in columns]
-    yield ("op", "direction", "layout", "dtype", "input", *titles)
+    yield ("op", "pass", "layout", "dtype", "input", *titles)
     for row in rows:
         found = [predict(row, provider, card, counts) for provider, card in columns]
         if any(found):
             cells = [f"{p.ms:.3f} ({p.of_copy:.2f}, {p.bound})" if p else "" for p in found]
-            yield (row.op, row.direction, row.layout, row.dtype_name, "x".join(map(str, row.shape)), *cells)
+            yield (row.op, row.direction, row.layout, row.dtype_name, row.size, *cells)
 
 
 def against(path: Path) -> Iterator[tuple[str, ...]]:
     """Measured beside predicted, of a run's file."""
-    counts, rows = counted(), {row.name: row for row in catalogue()}
-    measured: list[Measurement] = [m for m in read(path) if m.provider in (OURS, TRITON) and m.ms and m.name in rows]
-    with path.open(newline="") as file:
-        gpu = next(csv.DictReader(file))["gpu"]
-    card = next((c for c in CARDS if c.name.split()[-1] in gpu), None)
+    counts, rows = counted(), {row.name: row for row in catalogue("cuda")}
+    measurements, about = read(path)
+    gpu = about["hardware"]
+    card = next((c for c in CARDS if c.name in gpu), None)
     if card is None:
-        raise SystemExit(f"{path} is of {gpu!r}; known are {', '.join(c.name for c in CARDS)}")
+        raise ValueError(f"path must be of {', '.join(c.name for c in CARDS)}, and {path} is of {gpu!r}")
     yield ("row", "provider", f"measured on {gpu}, ms", "predicted", "measured / predicted", "bound")
-    for m in measured:
-        predicted = predict(rows[m.name], m.provider, card, counts)
-        if predicted and m.ms:
-            yield (
-                m.name,
-                m.provider,
-                f"{m.ms:.4f}",
-                f"{predicted.ms:.4f}",
-                f"{m.ms / predicted.ms:.2f}",
-                predicted.bound,
-            )
+    for m in measurements:
+        if m.provider not in (OURS, TRITON) or not m.ms or m.name not in rows:
+            continue
+        if predicted := predict(rows[m.name], m.provider, card, counts):
+            times = (f"{m.ms:.4f}", f"{predicted.ms:.4f}", f"{m.ms / predicted.ms:.2f}")
+            yield (m.name, m.provider, *times, predicted.bound)
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         print(aligned(against(Path(sys.argv[1]))))
     else:
-        groups = ("ResNet-50", "odd", "small")
-        print(aligned(predictions([r for r in catalogue() if r.group in groups and r.dtype_name != "float16"])))
+        groups = (RESNET50, ODD, "small")
+        rows = [r for r in catalogue("cuda") if r.group in groups and r.dtype_name != "float16"]
+        print(aligned(predictions(rows)))
 
 
 if __name__ == "__main__":
