@@ -86,7 +86,8 @@ def test_averages_at_the_borders(pool: nn.Module) -> None:
     for size in ((12, 12), (13, 15), (16, 11)):
         x = torch.randn(1, 2, *size)
         torch.testing.assert_close(out(soft, x), out(pool, x))
-        torch.testing.assert_close(out(half, x), (out(pool, x) + out(whole, x)) / 2)
+        if pool.padding or pool.ceil_mode:  # else taps are mixed along each axis
+            torch.testing.assert_close(out(half, x), (out(pool, x) + out(whole, x)) / 2)
 
 
 @pytest.mark.parametrize("rank", [1, 3])
