@@ -162,12 +162,11 @@ FAMILIES = (
         _of("swin_tiny_patch4_window7_224", img_size=96, window_size=3, strict_img_size=False)
         | _of("swinv2_cr_tiny_224", img_size=96, window_size=3, strict_img_size=False)
         | _of("pvt_v2_b0", "poolformer_s12", "caformer_s18", "edgenext_xx_small", "davit_tiny", "focalnet_tiny_srf")
-        | _of("twins_svt_small", "nest_tiny", "mvitv2_tiny", img_size=96)
-        | _of("levit_128s", "hiera_tiny_224"), _timm),
+        | _of("twins_svt_small", "nest_tiny", "mvitv2_tiny", img_size=96), _timm),
     Family("timm: convolution and attention mixed", "timm",
         _of("mobilevit_xxs", "mobilevitv2_050", "efficientvit_b0")
         | _of("coatnet_pico_rw_224", "maxvit_rmlp_pico_rw_256", img_size=224)
-        | _of("efficientvit_m0", "efficientformerv2_s0"), _timm, LARGE),
+        | _of("efficientvit_m0", "efficientformerv2_s0", "levit_128s", "hiera_tiny_224"), _timm, LARGE),
     Family("timm: plain transformers and mixers", "timm",
         _of("vit_tiny_patch16_224", "deit_tiny_patch16_224", "eva02_tiny_patch14_224", **_DYNAMIC)
         | _of("xcit_nano_12_p16_224") | _of("pit_ti_224", "mixer_s32_224", "resmlp_12_224", img_size=96)
