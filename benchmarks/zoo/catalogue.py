@@ -77,14 +77,14 @@ def _torchvision(name: str, **options: Any) -> nn.Module:
 
 
 def _smp(name: str, **options: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
+    import segmentation_models_pytorch as smp  # pyright: ignore[reportMissingImports]
 
     architecture, encoder = name.split(" ")
     return getattr(smp, architecture)(encoder, encoder_weights=None, **options)
 
 
 def _monai(name: str, **options: Any) -> nn.Module:
-    from monai.networks import nets
+    from monai.networks import nets  # pyright: ignore[reportMissingImports]
 
     return getattr(nets, name.split(" ")[0])(**options)
 
