@@ -2,7 +2,7 @@
 
 One network at a time: where it samples, what was repaired, what that costs, and how far its features are from moving
 with the picture, before and after. Without names it goes through all of them, and ends with a training step; the name
-"step" is that alone.
+"step" is that alone. With --zoo it is the table of models by other people (`zoo.table`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .page import fill
 from .photos import crops
 from .pretrained import trained
 from .record import commit, cpu_model
+from .zoo import table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "audit.md"
@@ -240,4 +241,7 @@ def main(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:2] == ["--zoo"]:
+        table.main(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

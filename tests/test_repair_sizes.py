@@ -15,7 +15,8 @@ from plain import out
 from torch import Tensor, nn
 from zoo import ZOO, Run, warm
 
-from aablur.models import antialias, repairs
+from aablur import blur_pool2d
+from aablur.models import antialias, repairs, restore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:antialias. this model may be trained"),
@@ -71,6 +72,53 @@ def test_a_sum_that_must_not_be_one() -> None:
     with pytest.warns(UserWarning, match="its taps sum to 4, against the constraint sum_to_one"):
         antialias(model, x, learnable=True, constraints=("sum_to_one",))
     assert not repairs(model)[0].done
+
+
+AVERAGES = [m for m in pools(1) if isinstance(m, nn.AvgPool2d)] + [nn.AvgPool2d(2, 2, ceil_mode=True)]
+
+
+@pytest.mark.parametrize("pool", AVERAGES, ids=str)
+def test_averages_at_the_borders(pool: nn.Module) -> None:
+    """At strength 0 they are what they were where windows reach beyond the map, too, and between they are mixed."""
+    soft, half, whole = (
+        antialias(nn.Sequential(copy.deepcopy(pool)), torch.randn(1, 2, 12, 12), strength=s) for s in (0.0, 0.5, 1.0)
+    )
+    for size in ((12, 12), (13, 15), (16, 11)):
+        x = torch.randn(1, 2, *size)
+        torch.testing.assert_close(out(soft, x), out(pool, x))
+        if pool.padding or pool.ceil_mode:  # else taps are mixed along each axis
+            torch.testing.assert_close(out(half, x), (out(pool, x) + out(whole, x)) / 2)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_averages_of_other_ranks(rank: int) -> None:
+    pool = (nn.AvgPool1d, nn.AvgPool3d)[rank // 2](3, 2, 1, ceil_mode=True, count_include_pad=False)
+    x = torch.randn(1, 2, *(9, 8, 7)[:rank])
+    model = antialias(nn.Sequential(pool), torch.randn(1, 2, *(8, 8, 8)[:rank]), strength=0.0)
+    torch.testing.assert_close(out(model, x), pool(x))
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), pool(x))
+
+
+NORMS = {
+    "group": lambda: nn.GroupNorm(2, 4),
+    "instance": lambda: nn.InstanceNorm2d(4, affine=True),
+    "batch": lambda: nn.BatchNorm2d(4, track_running_stats=False),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_over_the_map(kind: str) -> None:
+    """They take their statistics of what was sampled: the blur stands before them."""
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), NORMS[kind](), nn.ReLU()).eval(), torch.randn(1, 3, 17, 20)
+    before = out(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        antialias(model, x, strength=0.0)
+    torch.testing.assert_close(out(model, x), before)
+    model = antialias(restore(model), x)
+    conv: Any = model[0]
+    full = F.conv2d(x, conv.weight, conv.bias, 1, 1)
+    torch.testing.assert_close(out(model, x), out(model[1:], blur_pool2d(full, 3, stride=2, padding=1)))
 
 
 @pytest.mark.filterwarnings("ignore:antialias. .* is left as it was")

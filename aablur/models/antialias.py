@@ -267,7 +267,7 @@ def _verify(model: nn.Module, args: tuple[Any, ...], before: list[Tensor], compa
     if worst > 1e-2 if any(t.dtype in (torch.float16, torch.bfloat16) for t in before) else worst > 1e-4:
         warnings.warn(
             f"antialias: with its blurs taken out the model's output differs by {worst:.1e} of its size from what it "
-            "was: norms over the map (group, instance) see another map, or a pool's padding is not the blur's",
+            "was: a norm over the map may see another map, or a pool's padding is not that of its learnt taps",
             stacklevel=4,
         )
 

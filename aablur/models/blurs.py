@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,6 +63,24 @@ class Ceil:
         return _smaller((whole + self.stride - 1) // self.stride + 1, begun)
 
 
+@dataclass(frozen=True)
+class Average:
+    """An average pool as it was, whose windows may reach beyond the map: what it makes of that no taps are."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    ceil_mode: bool
+    count_include_pad: bool
+    divisor: int | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rest = (self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        if len(self.kernel) == 1:
+            return F.avg_pool1d(x, *rest)
+        return (F.avg_pool2d, F.avg_pool3d)[len(self.kernel) - 2](x, *rest, self.divisor)
+
+
 def _larger(a: Any, b: Any) -> Any:
     return -_smaller(-a, -b)
 
@@ -91,6 +109,7 @@ class Blur:
         channels: of the map; filters of their own, when learnt, if ``per_channel``.
         channels_last: the map is (batch, height, width, channels).
         strength: from 0, the layer's own sampling, to 1, the filter.
+        average: the average pool that strength 0 stands for, where its borders are not those of the blur; or None.
     """
 
     taps: tuple[Taps, ...]
@@ -107,6 +126,7 @@ class Blur:
     learnable: bool = False
     constraints: tuple[str, ...] = ()
     strength: float = 1.0
+    average: Average | None = None
 
     def filter(self, axis: int, strength: float) -> Tensor:
         """(1 - strength) times the layer's own box, plus strength times the filter."""
@@ -119,6 +139,9 @@ class Blur:
 
     def build(self, strength: float, like: Tensor | None = None) -> nn.Module:
         """The module, with taps on the device and in the dtype of ``like``."""
+        if self.average is not None and strength < 1 and not self.learnable:
+            whole = replace(self, average=None).build(1.0, like)
+            return MixedAverage(whole, self.average, strength)
         rank = len(self.taps)
         plain = strength == 1 and self.gain == 1 and not self.learnable and all(isinstance(t, int) for t in self.taps)
         taps: Any = self.taps if plain else tuple(self.filter(i, strength) for i in range(rank))
@@ -185,6 +208,18 @@ class ChannelsLast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blur(x.movedim(-1, 1)).movedim(1, -1)
+
+
+class MixedAverage(nn.Module):
+    """An average pool and the blur pool in its place, mixed: at the borders too it is the pool at strength 0."""
+
+    def __init__(self, blur: nn.Module, average: Average, strength: float) -> None:
+        super().__init__()
+        self.blur, self.average, self.strength = blur, average, strength
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.average(x)
+        return torch.lerp(own, self.blur(x), self.strength) if self.strength else own
 
 
 class BlurBySize(nn.Module):

@@ -23,8 +23,8 @@ ACTIVATIONS = {
     "silu_", "mish", "hardswish", "hardsigmoid", "sigmoid", "sigmoid_", "tanh", "tanh_", "softplus", "prelu", "rrelu",
     "logsigmoid", "softsign", "softshrink", "hardshrink", "tanhshrink", "clamp", "clamp_", "clamp_min",
 }  # fmt: skip
-BETWEEN = {  # between a convolution and its activation
-    "batch_norm", "group_norm", "instance_norm", "dropout", "dropout2d", "feature_dropout", "alpha_dropout", "clone",
+BETWEEN = {  # between a convolution and its activation: all but norms over the map, which see what was sampled
+    "batch_norm", "dropout", "dropout2d", "feature_dropout", "alpha_dropout", "clone",
     "contiguous", "to", "type", "add", "add_", "sub", "mul", "mul_", "div",
 }  # fmt: skip
 
@@ -261,6 +261,8 @@ class Places:
 
     def _pointwise(self, node: Node) -> bool:
         """Whether a node works on one map alone, at every pixel alike: it adds no map, and no table of positions."""
+        if node.op == "batch_norm" and node.argument(5, "training", False):
+            return False  # without running statistics it is a norm over the map
         refs = [r for r in node.args if isinstance(r, Ref)]
         pixels = [math.prod(r.shape[2:]) for r in refs if r.node is None]
         return len(node.inputs) == 1 and (node.op in ACTIVATIONS or all(n == 1 for n in pixels))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blurs import Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
+from .blurs import Average, Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
 from .filters import triangle
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
@@ -136,9 +136,14 @@ class Planner(Places):
         gain = 1.0 if divisor is None else math.prod(kernel) / divisor
         if gain != 1 and "sum_to_one" in settings.constraints:
             raise Refused(f"its divisor_override makes its taps sum to {gain:g}, against the constraint sum_to_one")
-        rules = tuple(map(Ceil, kernel, stride, padding)) if node.argument(4, "ceil_mode", False) else None
+        ceil_mode = bool(node.argument(4, "ceil_mode", False))
+        rules = tuple(map(Ceil, kernel, stride, padding)) if ceil_mode else None
+        average = Average(
+            kernel, stride, padding, ceil_mode, bool(node.argument(5, "count_include_pad", True)), divisor
+        )
         taps = [settings.filter(s, own) for s, own in zip(stride, kernel, strict=True)]
-        blur = blur_for_average(taps, kernel, stride, padding, rules=rules, gain=gain, **settings.options(site))
+        options = settings.options(site, average=average if ceil_mode or any(padding) else None)
+        blur = blur_for_average(taps, kernel, stride, padding, rules=rules, gain=gain, **options)
         bare = blur_at([settings.filter(s) for s in stride], (1,) * rank, **settings.options(site))
         self._instead_or_before(site, blur, bare, plan)
 

@@ -12,6 +12,7 @@ import torch
 
 from ..geometry import binomial
 from . import filters
+from .blurs import MixedAverage
 from .repaired import is_repaired
 from .tape import Node, Ref, Tape
 from .views import inner_parts, split_axes, splits_before
@@ -468,8 +469,16 @@ def _unpadded(node: Node, tape: Tape) -> tuple[int, ...]:
 def _sampling(tape: Tape) -> Iterator[tuple[Node, dict[str, Any]]]:
     for node in tape.nodes:
         found = _read(node, tape)
-        if found is not None and any(s > 1 for s in found["stride"]):
+        if found is not None and any(s > 1 for s in found["stride"]) and not _mixed_in(node):
             yield node, found
+
+
+def _mixed_in(node: Node) -> bool:
+    """Whether it is the blur that is mixed with an average pool: that, the weaker filter, stands for both."""
+    call = node.call.parent
+    while call is not None and not isinstance(call.module, MixedAverage):
+        call = call.parent
+    return call is not None
 
 
 def _named(path: str, owners: dict[str, str]) -> str:
