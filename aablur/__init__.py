@@ -13,12 +13,12 @@ from .functional import (
     max_blur_pool2d,
     max_blur_pool3d,
 )
-from .inductor import compile_passes
 from .ops import backend, decompositions
 from .version import __version__
 
 if typing.TYPE_CHECKING:
     from . import compat, robustness
+    from .inductor import compile_passes
     from .models import accelerate, antialias, audit, fold, load_antialiased, repairs, restore, sensitivity
     from .selfcheck import check
 else:
@@ -28,7 +28,7 @@ else:
         if name not in __all__:
             raise AttributeError(f"module 'aablur' has no attribute {name!r}")
         is_module = name in ("compat", "robustness")
-        place = name if is_module else "selfcheck" if name == "check" else "models"
+        place = name if is_module else {"check": "selfcheck", "compile_passes": "inductor"}.get(name, "models")
         home = importlib.import_module(f".{place}", __name__)
         return globals().setdefault(name, home if is_module else getattr(home, name))
 
