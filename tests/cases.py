@@ -323,4 +323,44 @@ def _pools() -> Iterator[Case]:
                 )  # fmt: skip
 
 
-CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools())}.values())
+def _forms() -> Iterator[Case]:
+    """Each form that the GPU's fast kernels are compiled for: vectors of channels, half ones and none, planes; of even
+    filters those whose reflection reaches further, too."""
+    pick, modes = random.Random(1717).choice, ("reflect", "replicate", "zeros")
+    for dtype in ("f16", "bf16", "f32"):
+        for taps in range(2, 8):
+            for mode in ("reflect", "zeros") if taps in (2, 4) else ("zeros",) if taps == 6 else (pick(modes),):
+                for stride in (1, 2, 4):
+                    for layout, channels in (
+                        ("channels_last", 16),
+                        ("channels_last", 12),
+                        ("channels_last", 6),
+                        ("channels_last", 5),
+                        ("contiguous", 2),
+                    ):
+                        yield Case(
+                            "form", (1, channels, 13, 18), taps=taps, stride=stride, dtype=dtype, layout=layout,
+                            padding_mode=mode,
+                        )  # fmt: skip
+                        if stride < 4 and channels in (16, 5):
+                            yield Case(
+                                "form", (1, channels, 13, 18), taps=f"c{taps}", stride=stride, dtype=dtype,
+                                layout=layout, padding_mode=mode,
+                            )  # fmt: skip
+        for taps in (3, 4):
+            for mode in ("reflect", "zeros"):
+                for window in (2, 3):
+                    for layout, channels, width in (
+                        ("channels_last", 16, 18),
+                        ("channels_last", 12, 18),
+                        ("contiguous", 2, 12),
+                        ("contiguous", 2, 130),
+                    ):
+                        yield Case(
+                            "form", (1, channels, 13, width), taps=taps, window=window, dtype=dtype, layout=layout,
+                            padding_mode=mode,
+                        )  # fmt: skip
+    yield Case("form", (1, 2, 13, 18), taps="s5", dtype="f64")
+
+
+CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools(), *_forms())}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -85,7 +86,10 @@ def test_gradients(case: Case, recompute: bool, device: str) -> None:
     if not sources:
         return
     y = call(case, x, taps, **({} if case.window is None else {"recompute": recompute}))
-    grads = torch.autograd.grad(y, sources, _gradient_like(y).to(device))
+    dy = _gradient_like(y).to(device)
+    if case.group == "form" or zlib.crc32(case.id.encode()) % 2:  # as it comes from a layer of y's layout
+        dy = torch.empty_like(y).copy_(dy)
+    grads = torch.autograd.grad(y, sources, dy)
     expected = _expected(case)
     if x.requires_grad:
         _assert_layout(grads[0], x, case.rank)
