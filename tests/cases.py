@@ -353,7 +353,9 @@ def _forms() -> Iterator[Case]:
                     for layout, channels, width in (
                         ("channels_last", 16, 18),
                         ("channels_last", 12, 18),
-                        ("contiguous", 2, 12),
+                        ("contiguous", 2, 7),
+                        ("contiguous", 2, 8),
+                        ("contiguous", 2, 11),
                         ("contiguous", 2, 130),
                     ):
                         yield Case(
