@@ -137,7 +137,7 @@ def segments(request: pytest.FixtureRequest) -> Iterator[None]:
     count = zlib.crc32(request.node.name.encode()) % 2 * 132
     if ON_MACHINE_CODE and LIBRARY.exists():
         Interpreter(LIBRARY).set_multiprocessors(count)
-    with mock.patch.object(triton_ops, "_multiprocessors", lambda device: count):
+    with mock.patch.multiple(triton_ops, _multiprocessors=lambda device: count, _H100=count):
         yield
 
 

@@ -159,7 +159,7 @@ def test_idle_multiprocessors_are_predicted() -> None:
 
 @pytest.mark.parametrize(
     ("op", "layout", "dtype", "provider"),
-    product(model.OPS, model.LAYOUTS, ("bfloat16", "float32"), (OURS, TRITON)),
+    list(product(model.OPS, model.LAYOUTS, ("bfloat16", "float32"), (OURS, TRITON))),
 )
 def test_the_committed_counts_predict(op: tuple[str, str], layout: str, dtype: str, provider: str) -> None:
     row = workload(*op, layout, dtype_name=dtype, shape=(64, 256, 56, 56))
