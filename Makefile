@@ -34,7 +34,8 @@ test: aablur/libaablur.so variants
 	$(UNDER_SANITIZERS) $(BIN)/python -m pytest tests/test_correct.py -k "not reference" -n 2 $(PYTEST)
 	@echo "the same cases as machine code of GPU kernels, executed on the CPU: CUDA's all (codes made once more: of pools), Triton's a part"
 	$(BIN)/python -m benchmarks.codegen.interpreter -m pytest tests/test_correct.py -n 2 \
-	-k "not reference and (not recompute or pool) $(if $(AABLUR_CUDA),,and triton)" $(PYTEST)
+	-k "not reference and (not recompute or pool) $(if $(AABLUR_CUDA),,and triton)" \
+	$(or $(PYTEST),$(if $(AABLUR_CUDA),--all-kernels))
 
 # Random cases for so many hours, of each library that is built: tests/fuzz.py.
 HOURS ?= 1
@@ -55,7 +56,7 @@ lint: $(VENV)/done
 # through all of it on a CPU.
 OUT ?= build/gpu
 ALONE := -p no:cacheprovider
-SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n 8')
+SIDE_BY_SIDE = $$($(PYTHON) -c 'import xdist' 2>/dev/null && printf -- '-n $(if $(DRY_RUN),2,8)')
 SEEN_BY_TORCH = $$($(PYTHON) -c 'import torch; cards = range(torch.cuda.device_count()); \
 	print(*sorted({"%d%d" % torch.cuda.get_device_capability(i) for i in cards}), sep=";")')
 LIMITED := timeout --signal=INT --kill-after=20

@@ -353,6 +353,7 @@ def _forms() -> Iterator[Case]:
                     for layout, channels, width in (
                         ("channels_last", 16, 18),
                         ("channels_last", 12, 18),
+                        ("contiguous", 2, 4),
                         ("contiguous", 2, 7),
                         ("contiguous", 2, 8),
                         ("contiguous", 2, 11),
@@ -365,4 +366,15 @@ def _forms() -> Iterator[Case]:
     yield Case("form", (1, 2, 13, 18), taps="s5", dtype="f64")
 
 
-CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools(), *_forms())}.values())
+def _far() -> Iterator[Case]:
+    """Geometries whose numbers need more than 32 bits on the way."""
+    pick, modes = random.Random(2031).choice, list(MODES)
+    before = 2**31 - 8
+    for dtype in DTYPES:
+        yield from _both(Case(
+            "far", (2, 3, 9, 7), taps=("s2", "s3"), stride=pick((1, 2)), dtype=dtype, padding_mode=pick(modes),
+            padding=((before, 9 - before), (before - 3, 11 - before)), layout=pick(("contiguous", "channels_last")),
+        ))  # fmt: skip
+
+
+CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools(), *_forms(), *_far())}.values())

@@ -55,19 +55,21 @@ def _has_time(item: pytest.Item) -> bool:
         return number % 3 == 0 or "AABLUR_CPU_ISA" not in os.environ
     if parameters["device"] != "triton":
         return True
+    if (reads := _reads(case)) > 10**6:
+        return False
     if ON_MACHINE_CODE:
         return number % 64 == 0
     if os.environ.get("TRITON_INTERPRET") != "1":
         return number % 16 == 0
     if parameters.get("recompute"):
         return False  # the same kernels, in another order
-    return _reads(case) <= (300 if number % 16 == 0 else 80)
+    return reads <= (300 if number % 16 == 0 else 80)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if left_out := [item for item in items if not _has_time(item)]:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if _has_time(item)]
+    has_time = [_has_time(item) for item in items]
+    config.hook.pytest_deselected(items=[item for item, has in zip(items, has_time, strict=True) if not has])
+    items[:] = [item for item, has in zip(items, has_time, strict=True) if has]
 
 
 def _kernels(executed: bool) -> set[str]:
@@ -141,12 +143,21 @@ def segments(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+def _seed() -> None:
+    """torch.manual_seed formats the stack for each kind of device that there is not: 5 ms a test."""
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:
+        torch.default_generator.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def same_state() -> Iterator[None]:
     """Seeds, thread count and NaN in freed memory: what a test leaves behind, the next does not meet."""
     threads = torch.get_num_threads()
-    torch.manual_seed(0)
+    _seed()
     _poison(torch.nan)
     yield
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(False)

@@ -25,6 +25,10 @@ def binomial(k: int) -> np.ndarray:
 
 def padded_indices(n: int, before: int, after: int, mode: str) -> np.ndarray:
     """Source index of each padded position; -1 is zero padding. Negative pads crop."""
+    if before > 10**6 and after < -before // 2:  # all lies far before: elsewhere in the same period, or in the pads
+        nearer = (before - 10**3) // (2 * n * (n - 1) or 1) * (2 * n * (n - 1) or 1)
+        before, after = before - nearer, after + nearer
+        assert n + after < 0
     extra = {"constant_values": -1} if mode == "zeros" else {}
     wide = np.pad(np.arange(n), (max(before, 0), max(after, 0)), mode=NUMPY_MODES[mode], **extra)
     return wide[max(-before, 0) : len(wide) - max(-after, 0)]

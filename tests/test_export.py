@@ -82,11 +82,14 @@ def check(model: onnx.ModelProto, module: nn.Module, *maps: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("taps", "dtype"),
-    [(1, torch.float32), (3, torch.float32), (4, torch.float32), (3, torch.float16), (4, torch.float16)],
+    ("padding_mode", "taps", "dtype"),
+    [
+        *[(mode, taps, torch.float32) for mode in PADDING_MODES for taps in (1, 3, 4)],
+        ("zeros", 4, torch.float16),
+        ("reflect", 3, torch.float16),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("padding_mode", PADDING_MODES)
 def test_onnx_is_one_conv(padding_mode: str, taps: int, dtype: torch.dtype) -> None:
     sizes = {0: Dim("batch"), 2: Dim("height", min=8), 3: Dim("width", min=8)}
     pad = [] if padding_mode == "zeros" or taps == 1 else ["Pad"]

@@ -9,7 +9,7 @@ import fuzz
 import pytest
 from random_case import random_case, random_raw_call
 
-CASES = 4000
+CASES = 2000
 WRONG = """
 import os, sys, time
 sys.path.insert(0, {tests!r})

@@ -47,12 +47,12 @@ void sizes(const int64_t* a, int64_t* out) { out[0] = axis_of(a).pooled(), out[1
 void fold(const int64_t* a, int64_t low, int64_t high, int64_t* out) {
   for (int64_t p = low; p < high; ++p) out[p - low] = aablur::fold(axis_of(a), p);
 }
-// hits[i * (high - low) + p - low]: how often unfold(i) called with p
+// hits[i * (high - low) + p - low]: how often Unfolded(i) named p
 void unfold(const int64_t* a, int64_t* hits) {
   const Axis axis = axis_of(a);
   const int64_t low = -axis.before, span = axis.pooled() + axis.after - low;
   for (int64_t i = 0; i < axis.pooled(); ++i)
-    aablur::unfold(axis, i, [&](int64_t p) {
+    Unfolded<int64_t>(axis, i).each([&](int64_t p) {
       const bool inside = p >= low && p < low + span;
       hits[i * span + (inside ? p - low : 0)] += inside ? 1 : 1000;
     });

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import aablur
 
-CALLS = 10_000
+CALLS = 3_000
 LEAST = 16  # bytes a call: malloc's smallest block has 32, and what Python and torch keep now and then is less
 OPS = torch.ops.aablur
 

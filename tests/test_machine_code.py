@@ -20,12 +20,14 @@ from machine_code.conversions import conversions
 from machine_code.floats import floats
 from machine_code.halves import halves
 from machine_code.integers import integers
-from machine_code.machine import NUMPY, Fault, Machine, Module, build, compile_for, literal, variants
+from machine_code.machine import NUMPY, Fault, Machine, Module, compile_for, literal, variants
 from machine_code.operands import Op, operands
 
-from benchmarks.codegen.interpreter import tool
+from benchmarks.codegen.interpreter import DRIVER, tool
 
-pytestmark = pytest.mark.skipif(not (tool("nvcc") and tool("cuobjdump")), reason="no nvcc, or no cuobjdump")
+pytestmark = pytest.mark.skipif(
+    not (tool("nvcc") and tool("cuobjdump") and DRIVER.exists()), reason="no nvcc, no cuobjdump, or no `make variants`"
+)
 
 ARCHITECTURES = (80, 90)
 OPS = [*integers(), *floats(), *halves(), *conversions()]
@@ -37,7 +39,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Module]:
     folder = tmp_path_factory.mktemp("machine_code")
     with ThreadPoolExecutor(2) as pool:
         cubins = list(pool.map(lambda architecture: compile_for(architecture, OPS, folder), ARCHITECTURES))
-    machine = Machine(build(folder))
+    machine = Machine(DRIVER)
     return dict(zip(ARCHITECTURES, (Module(machine, cubin) for cubin in cubins), strict=True))
 
 

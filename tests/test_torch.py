@@ -70,12 +70,12 @@ def test_opcheck(op: str, args: tuple[Any, ...], gradient: bool) -> None:
 
 
 def test_fakes_equal_the_real_ones() -> None:
-    """Shapes, strides and dtypes of every case, forward and gradient, as FakeTensor and on meta."""
+    """Shapes, strides and dtypes of every fourth case, forward and gradient, as FakeTensor and on meta."""
 
     def described(t: Tensor) -> Any:
         return t.shape, t.stride(), t.dtype
 
-    for case in CASES:
+    for case in CASES[::4]:
         x, (taps, _) = make_input(case).requires_grad_(), make_taps(case)
         real = call(case, x, taps)
         (grad,) = torch.autograd.grad(real, x, torch.ones_like(real))

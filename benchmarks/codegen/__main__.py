@@ -1,7 +1,7 @@
 """Executes launches of the GPU kernels as machine code, with no GPU, and prints what they issue.
 
 `python -m benchmarks.codegen` does all that have a budget, prints them beside it and writes results/codegen-sm90.csv.
-`--case OP DTYPE LAYOUT N C H W` does one, and prints it as a line of JSON.
+`--case OP DTYPE LAYOUT N C [D] H W` does one, and prints it as a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .launches import BACKENDS, DTYPES, LAYOUTS, OPS, Launch, count
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codegen", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--case", nargs=7, metavar=("OP", "DTYPE", "LAYOUT", "N", "C", "H", "W"), help="one launch")
+    parser.add_argument("--case", nargs="+", metavar="OP DTYPE LAYOUT N C [D] H W", help="one launch")
     parser.add_argument("--taps", type=int, default=3, metavar="K")
     parser.add_argument("--per-channel", action="store_true", help="a given filter for each channel")
     parser.add_argument("--stride", type=int, default=2, metavar="S")
@@ -35,6 +35,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--update", action="store_true", help="set the budgets to what was counted")
     options = parser.parse_args()
     if options.case:
+        if not 6 <= len(options.case) <= 8:
+            parser.error("--case: must be OP DTYPE LAYOUT and the sizes of a map, N C [[D] H] W")
         for value, known in zip(options.case, (OPS, DTYPES, LAYOUTS), strict=False):
             if value not in known:
                 parser.error(f"--case: {value!r} is none of {', '.join(known)}")
@@ -52,9 +54,8 @@ def main() -> int:
 
         return table.main(options.update, options.csv, options.only)
     op, dtype, layout, *shape = options.case
-    images, channels, height, width = map(int, shape)
     launch = Launch(
-        op, dtype, layout, (images, channels, height, width), options.taps, options.per_channel, options.stride,
+        op, dtype, layout, tuple(map(int, shape)), options.taps, options.per_channel, options.stride,
         options.window, options.window_padding, options.padding_mode, options.backend,
     )  # fmt: skip
     counted, profile = count(launch, options.profile)

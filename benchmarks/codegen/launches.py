@@ -30,12 +30,12 @@ SHARED_OF_SYSTEM, REGISTERS_AT_ONCE = 1 << 10, 256  # a block, a warp
 
 @dataclass(frozen=True)
 class Launch:
-    """What is launched: an op on a map of (images, channels, height, width)."""
+    """What is launched: an op on a map of (images, channels, [[depth,] height,] width)."""
 
     op: str
     dtype: str
     layout: str
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     taps: int = 3
     per_channel: bool = False
     stride: int = 2
@@ -50,9 +50,13 @@ class Launch:
         return math.prod(self.shape)
 
     @property
+    def rank(self) -> int:
+        return len(self.shape) - 2
+
+    @property
     def geometry(self) -> Geometry:
         windows = (self.window, self.window_padding, 1) if self.op.startswith("max") else ()
-        return Geometry(self.op, (self.taps, self.taps), self.stride, "same", self.padding_mode, *windows)
+        return Geometry(self.op, (self.taps,) * self.rank, self.stride, "same", self.padding_mode, *windows)
 
 
 @dataclass(frozen=True)
@@ -85,25 +89,25 @@ def blocks_per_sm(threads: int, registers: int, shared: int) -> int:
     return min(MOST_BLOCKS, MOST_WARPS // warps, of_registers, of_shared)
 
 
-def _map(images: int, channels: int, size: tuple[int, int], launch: Launch, seed: int) -> Tensor:
+def _map(images: int, channels: int, size: list[int], launch: Launch, seed: int) -> Tensor:
     """A few images, over and over."""
     generator = torch.Generator().manual_seed(seed)
     few = torch.randn(min(images, 3), channels, *size, generator=generator)
-    x = few.repeat(math.ceil(images / few.shape[0]), 1, 1, 1)[:images].to(DTYPES[launch.dtype])
-    return x.contiguous(memory_format=torch.channels_last) if launch.layout == "nhwc" else x
+    x = few.repeat(math.ceil(images / few.shape[0]), *[1] * (launch.rank + 1))[:images].to(DTYPES[launch.dtype])
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if launch.layout == "nhwc" else x
 
 
 def _arguments(launch: Launch) -> tuple[str, list[Any]]:
     """The op's name and its arguments."""
     images, channels, *size = launch.shape
     geometry = launch.geometry
-    x = _map(images, channels, (size[0], size[1]), launch, 0)
+    x = _map(images, channels, size, launch, 0)
     out = [axis.out_size(n) for axis, n in zip(geometry.axes, size, strict=True)]
-    grad = _map(images, channels, (out[0], out[1]), launch, 1)
+    grad = _map(images, channels, out, launch, 1)
     rows = channels if launch.per_channel else 1
     given = launch.per_channel or launch.op == "taps-gradient"
     dtype = reference.accumulator_dtype(x.dtype)
-    taps = torch.rand(rows, 2 * launch.taps, dtype=dtype) / launch.taps if given else None
+    taps = torch.rand(rows, launch.rank * launch.taps, dtype=dtype) / launch.taps if given else None
     last, numbers = launch.layout == "nhwc", geometry.op_args
     if launch.op == "blur":
         return "blur_pool", [x, taps, *numbers]
@@ -168,7 +172,7 @@ def count(launch: Launch, profile: bool = False) -> tuple[Counted, str]:
     else:
         few = [
             a[:3] if isinstance(a, Tensor) and a.ndim > 2 and a.dtype == torch.uint8
-            else a[:3].double() if isinstance(a, Tensor) and a.ndim == 4
+            else a[:3].double() if isinstance(a, Tensor) and a.ndim == launch.rank + 2
             else a.double() if isinstance(a, Tensor)
             else a
             for a in arguments

@@ -8,67 +8,82 @@
 
 namespace aablur {
 
-constexpr int64_t outside = -1;
+constexpr int outside = -1;
 
 // Index in the pooled map that padded position p reads, or `outside`.
-AABLUR_HOST_DEVICE constexpr int64_t fold(const Axis& axis, int64_t p) {
-  const int64_t n = axis.pooled();
+template <class I>
+AABLUR_HOST_DEVICE constexpr I fold(const BasicAxis<I>& axis, std::common_type_t<I> p) {
+  const I n = axis.pooled();
   if (p >= 0 && p < n) return p;
   switch (axis.padding_mode) {
     case PaddingMode::zeros: return outside;
     case PaddingMode::replicate: return p < 0 ? 0 : n - 1;
-    case PaddingMode::circular: return modulo(p, n);
+    case PaddingMode::circular: return modulo<I>(p, n);
     case PaddingMode::reflect: break;
   }
   if (n == 1) return 0;
-  const int64_t period = 2 * (n - 1);
-  const int64_t q = modulo(p, period);
+  const I period = 2 * (n - 1);
+  const I q = modulo<I>(p, period);
   return q < n ? q : period - q;
 }
 
-// Calls f(p) for every padded position p, -before <= p < pooled + after, with fold(p) == i, in order.
-template <class F>
-AABLUR_HOST_DEVICE constexpr void unfold(const Axis& axis, int64_t i, F&& f) {
-  const int64_t n = axis.pooled(), low = -axis.before, high = n + axis.after;
-  // They lie step, other, step, other ... apart.
-  int64_t first = i, end = high, step = high - low, other = step;
-  const bool reflects = axis.padding_mode == PaddingMode::reflect && n > 1;
-  const bool alone =
-      0 < i && i < n - 1 && (reflects ? -i : i - n) < low && (reflects ? 2 * (n - 1) - i : i + n) >= high;
-  if (alone || axis.padding_mode == PaddingMode::zeros) {
-    end = i + 1 < high ? i + 1 : high;
-  } else if (axis.padding_mode == PaddingMode::circular) {
-    first = low + modulo(i - low, n);
-    step = other = n;
-  } else if (reflects) {
-    const int64_t period = 2 * (n - 1), copy = modulo(i - low, period), mirror = modulo(-i - low, period);
-    first = low + (copy < mirror ? copy : mirror);
-    step = copy < mirror ? mirror - copy : copy - mirror;
-    if (step == 0) step = period;
-    other = step == period ? period : period - step;
-  } else {  // the outermost values go on for ever
-    step = other = 1;
-    if (i == 0 && low < 0) first = low;
-    if (i < n - 1) end = i + 1 < high ? i + 1 : high;
-  }
-  for (int64_t p = first; p < end;) {
-    if (p >= low) f(p);
-    p += step;
-    const int64_t next = other;
-    other = step;
-    step = next;
-  }
-}
+// Every padded position p, -before <= p < pooled + after, with fold(p) == i.
+template <class I>
+struct Unfolded {
+  I first, end, step, other;  // step, other, step, other ... apart
+  I low;                      // the first may lie before that, and is none then
 
-// Calls f(o, tap) for every output o and tap that read pooled index i: a column of the axis' matrix.
-template <class F>
-AABLUR_HOST_DEVICE constexpr void readers(const Axis& axis, int64_t i, F&& f) {
-  const int64_t outputs = axis.out();
-  unfold(axis, i, [&](int64_t p) {
-    const int64_t q = p + axis.before;  // tap = q - o * stride
-    int64_t o = q - axis.taps < 0 ? 0 : ceil_div(q - axis.taps + 1, axis.stride);
+  AABLUR_HOST_DEVICE constexpr Unfolded(const BasicAxis<I>& axis, I i)
+      : first(i), end(axis.pooled() + axis.after), step(end + axis.before), other(step), low(-axis.before) {
+    const I n = axis.pooled(), high = end;
+    const bool reflects = axis.padding_mode == PaddingMode::reflect && n > 1;
+    const bool alone =
+        0 < i && i < n - 1 && (reflects ? -i : i - n) < low && (reflects ? 2 * (n - 1) - i : i + n) >= high;
+    if (alone || axis.padding_mode == PaddingMode::zeros) {
+      end = i + 1 < high ? i + 1 : high;
+    } else if (axis.padding_mode == PaddingMode::circular) {
+      first = low + modulo<I>(i - low, n);
+      step = other = n;
+    } else if (reflects) {
+      const I period = 2 * (n - 1), copy = modulo<I>(i - low, period), mirror = modulo<I>(-i - low, period);
+      first = low + (copy < mirror ? copy : mirror);
+      step = copy < mirror ? mirror - copy : copy - mirror;
+      if (step == 0) step = period;
+      other = step == period ? period : period - step;
+    } else {  // the outermost values go on for ever
+      step = other = 1;
+      if (i == 0 && low < 0) first = low;
+      if (i < n - 1) end = i + 1 < high ? i + 1 : high;
+    }
+  }
+  // Calls f(p) for each, in order.
+  template <class F>
+  AABLUR_HOST_DEVICE constexpr void each(F&& f) const {
+    I to_next = step, after_it = other;
+    for (I p = first; p < end;) {
+      if (p >= low) f(p);
+      p += to_next;
+      const I next = after_it;
+      after_it = to_next;
+      to_next = next;
+    }
+  }
+};
+
+// Calls f(o, tap) for every output o and tap that read p, which unfolds from a pooled index: a column of the axis'
+// matrix.
+template <class I, class F>
+AABLUR_HOST_DEVICE constexpr void readers(const BasicAxis<I>& axis, const Unfolded<I>& unfolded, F&& f) {
+  const I outputs = axis.out();
+  unfolded.each([&](I p) {
+    const I q = p + axis.before;  // tap = q - o * stride
+    I o = q - axis.taps < 0 ? 0 : ceil_div<I>(q - axis.taps + 1, axis.stride);
     for (; o < outputs && o * axis.stride <= q; ++o) f(o, q - o * axis.stride);
   });
+}
+template <class I, class F>
+AABLUR_HOST_DEVICE constexpr void readers(const BasicAxis<I>& axis, std::common_type_t<I> i, F&& f) {
+  readers(axis, Unfolded<I>(axis, i), f);
 }
 
 struct Range {

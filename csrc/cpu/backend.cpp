@@ -13,26 +13,27 @@
 
 namespace aablur {
 
-namespace portable {
-extern const CpuKernels kernels;
-}
+#define AABLUR_DECLARE_KERNELS(isa)                                                                           \
+  namespace isa {                                                                                             \
+  extern const CpuKernels float16_kernels, bfloat16_kernels, float32_kernels, float64_kernels;                \
+  constexpr KernelsOfIsa kernels = {&float16_kernels, &bfloat16_kernels, &float32_kernels, &float64_kernels}; \
+  }
+
+using KernelsOfIsa = const CpuKernels* const[4];  // as Dtype counts them
+AABLUR_DECLARE_KERNELS(portable)
 #if defined(AABLUR_X86)
-namespace avx2 {
-extern const CpuKernels kernels;
-}
-namespace avx512 {
-extern const CpuKernels kernels;
-}
+AABLUR_DECLARE_KERNELS(avx2)
+AABLUR_DECLARE_KERNELS(avx512)
 #endif
 
 namespace {
 
-// The best instruction set of this processor, or the one that AABLUR_CPU_ISA names.
-const CpuKernels& kernels() {
-  static const CpuKernels& chosen = []() -> const CpuKernels& {
+// Those of the best instruction set of this processor, or of the one that AABLUR_CPU_ISA names.
+const CpuKernels& kernels(Dtype dtype) {
+  static const KernelsOfIsa& chosen = []() -> const KernelsOfIsa& {
     const char* variable = std::getenv("AABLUR_CPU_ISA");
     const std::string asked = variable ? variable : "";
-    auto fits = [&](const CpuKernels& k) { return asked.empty() || asked == k.isa; };
+    auto fits = [&](const KernelsOfIsa& k) { return asked.empty() || asked == k[0]->isa; };
 #if defined(AABLUR_X86)
     __builtin_cpu_init();
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -46,7 +47,7 @@ const CpuKernels& kernels() {
                     "processor has, not ", asked);
     return portable::kernels;
   }();
-  return chosen;
+  return *chosen[int(dtype)];
 }
 
 // Asks for large pages under a large new map. The allocator returns such blocks to the system at once, so that every
@@ -100,7 +101,7 @@ void blur(const Problem& problem, const Source& x, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const auto &source = Transposed ? sizes.out : sizes.x, &result = Transposed ? sizes.x : sizes.out;
-  Planned planned(problem, Transposed, kernels());
+  Planned planned(problem, Transposed, kernels(problem.dtype));
   planned.cut(wanted_units());
   planned.flatten(has_dense_planes(shape, x.strides, source), false);
   const BlurArguments arguments{planned.plan,
@@ -109,14 +110,14 @@ void blur(const Problem& problem, const Source& x, void* out) {
                                 dense_strides(shape.channels, result, shape.channels_last),
                                 out,
                                 nullptr};
-  run(planned, [&](int64_t begin, int64_t end) { kernels().blur(problem.dtype, arguments, Transposed, begin, end); });
+  run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).blur(arguments, Transposed, begin, end); });
 }
 
 void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const bool dense = has_dense_planes(shape, x.strides, sizes.x);
-  Planned planned(problem, false, kernels());
+  Planned planned(problem, false, kernels(problem.dtype));
   planned.cut(wanted_units());
   planned.choose_whole_planes(dense);
   planned.flatten(dense, !planned.plan.whole_planes);
@@ -126,13 +127,13 @@ void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes
                                 dense_strides(shape.channels, sizes.out, shape.channels_last),
                                 out,
                                 codes};
-  run(planned, [&](int64_t begin, int64_t end) { kernels().max_blur(problem.dtype, arguments, begin, end); });
+  run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).max_blur(arguments, begin, end); });
 }
 
 void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source& x, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
-  Planned planned(problem, true, kernels());
+  Planned planned(problem, true, kernels(problem.dtype));
   planned.cut(wanted_units());
   planned.choose_whole_planes(codes || has_dense_planes(shape, x.strides, sizes.x));
   planned.flatten(has_dense_planes(shape, grad.strides, sizes.out), !planned.plan.whole_planes);
@@ -144,7 +145,7 @@ void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t
                                        row_strides(shape, x.strides, sizes.x),
                                        dense_strides(shape.channels, sizes.x, shape.channels_last),
                                        out};
-  run(planned, [&](int64_t begin, int64_t end) { kernels().max_blur_backward(problem.dtype, arguments, begin, end); });
+  run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).max_blur_backward(arguments, begin, end); });
 }
 
 // Adds the units' shares in their order, whatever threads made them: (channels or 1, sum of taps).
@@ -167,7 +168,7 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
 void taps_gradient(const Problem& problem, const Source& grad, const Source& x, double*, void* out) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
-  Planned planned(problem, false, kernels()), along_width(problem, true, kernels());
+  Planned planned(problem, false, kernels(problem.dtype)), along_width(problem, true, kernels(problem.dtype));
   planned.cut(32);  // never by the number of threads: the sum's order must not depend on it
   along_width.drop_axis(0);
   along_width.drop_axis(1);
@@ -188,7 +189,7 @@ void taps_gradient(const Problem& problem, const Source& grad, const Source& x, 
                                 row_strides(shape, grad.strides, sizes.out),
                                 row_strides(shape, x.strides, sizes.x),
                                 partial.data()};
-  run(planned, [&](int64_t begin, int64_t end) { kernels().taps_gradient(problem.dtype, arguments, begin, end); });
+  run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).taps_gradient(arguments, begin, end); });
   if (problem.dtype == Dtype::float64) add_shares<double>(partial, plan, problem.rank, problem.tap_rows, out);
   else add_shares<float>(partial, plan, problem.rank, problem.tap_rows, out);
 }
@@ -198,7 +199,7 @@ void taps_gradient(const Problem& problem, const Source& grad, const Source& x, 
 namespace cpu {
 
 extern const Backend backend;
-const Backend backend = {[] { return kernels().isa; },
+const Backend backend = {[] { return kernels(Dtype::float32).isa; },
                          false,
                          false,
                          prefer_huge_pages,

@@ -1,7 +1,5 @@
-// The CPU kernels' bodies, compiled once an instruction set (AABLUR_ISA names it).
-#include <tuple>
-
-#include "core/static_switch.h"
+// The CPU kernels' bodies, compiled once an instruction set and element type (AABLUR_ISA and AABLUR_ELEMENT name them),
+// so that ninja does them side by side.
 #include "cpu/blur.h"
 #include "cpu/max_pool.h"
 
@@ -202,43 +200,28 @@ void taps_gradient(const TapsArguments& arguments, int64_t begin, int64_t end) {
   });
 }
 
-// Calls f with a value of the dtype's element type.
-template <class F>
-void with_dtype(Dtype dtype, F&& f) {
-  using Elements = std::tuple<float16, bfloat16, float, double>;  // as Dtype counts them
-  static_switch<0, 1, 2, 3>(int64_t(dtype), [&](auto index) { f(std::tuple_element_t<index, Elements>{}); });
-}
-
 }  // namespace
 
-extern const CpuKernels kernels;
-const CpuKernels kernels = {
+#define AABLUR_KERNELS_(element) element##_kernels
+#define AABLUR_KERNELS(element) AABLUR_KERNELS_(element)  // `float32_kernels`, say
+
+using Element = AABLUR_TYPE;
+extern const CpuKernels AABLUR_KERNELS(AABLUR_ELEMENT);
+const CpuKernels AABLUR_KERNELS(AABLUR_ELEMENT) = {
     AABLUR_STRING(AABLUR_ISA),
-    longest_permuted<float>,
-    longest_permuted<double>,
-    [](Dtype dtype, const BlurArguments& arguments, bool transposed, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        transposed ? blur<T, true>(arguments, begin, end) : blur<T, false>(arguments, begin, end);
-      });
+    longest_permuted<accumulator<Element>>,
+    [](const BlurArguments& arguments, bool transposed, int64_t begin, int64_t end) {
+      transposed ? blur<Element, true>(arguments, begin, end) : blur<Element, false>(arguments, begin, end);
     },
-    [](Dtype dtype, const BlurArguments& arguments, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        arguments.plan.whole_planes ? max_blur_planes<T>(arguments, begin, end)
-                                    : max_blur_rows<T>(arguments, begin, end);
-      });
+    [](const BlurArguments& arguments, int64_t begin, int64_t end) {
+      arguments.plan.whole_planes ? max_blur_planes<Element>(arguments, begin, end)
+                                  : max_blur_rows<Element>(arguments, begin, end);
     },
-    [](Dtype dtype, const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        if (arguments.plan.whole_planes) max_blur_backward_planes<T>(arguments, begin, end);
-        else max_blur_backward_rows<T>(arguments, begin, end);
-      });
+    [](const MaxBackwardArguments& arguments, int64_t begin, int64_t end) {
+      arguments.plan.whole_planes ? max_blur_backward_planes<Element>(arguments, begin, end)
+                                  : max_blur_backward_rows<Element>(arguments, begin, end);
     },
-    [](Dtype dtype, const TapsArguments& arguments, int64_t begin, int64_t end) {
-      with_dtype(dtype, [&](auto zero) { taps_gradient<decltype(zero)>(arguments, begin, end); });
-    },
+    taps_gradient<Element>,
 };
 
 }  // namespace aablur::AABLUR_ISA

@@ -89,14 +89,15 @@ struct TapsArguments {  // partial[unit] = the unit's share of d <grad, blur(x)>
   double* partial = nullptr;  // (images * planes * bands, sum of taps, lanes if per_channel else 1)
 };
 
-// Each works on units [begin, end) of images * planes * bands, in any order, on any thread.
+// Of an instruction set and an element type. Each works on units [begin, end) of images * planes * bands, in any order,
+// on any thread.
 struct CpuKernels {
   const char* isa;
-  int64_t permuted_floats, permuted_doubles;  // the longest row that is blurred inside registers
-  void (*blur)(Dtype, const BlurArguments&, bool transposed, int64_t begin, int64_t end);
-  void (*max_blur)(Dtype, const BlurArguments&, int64_t begin, int64_t end);
-  void (*max_blur_backward)(Dtype, const MaxBackwardArguments&, int64_t begin, int64_t end);
-  void (*taps_gradient)(Dtype, const TapsArguments&, int64_t begin, int64_t end);
+  int64_t longest_permuted;  // row that is blurred inside registers
+  void (*blur)(const BlurArguments&, bool transposed, int64_t begin, int64_t end);
+  void (*max_blur)(const BlurArguments&, int64_t begin, int64_t end);
+  void (*max_blur_backward)(const MaxBackwardArguments&, int64_t begin, int64_t end);
+  void (*taps_gradient)(const TapsArguments&, int64_t begin, int64_t end);
 };
 
 }  // namespace aablur

@@ -332,7 +332,7 @@ class Planned {
 
   // Whether a plane of several rows fits the registers as one row.
   bool fits_registers() const {
-    const int64_t limit = wide_ ? kernels_.permuted_doubles : kernels_.permuted_floats;
+    const int64_t limit = kernels_.longest_permuted;
     if (limit == 0 || plan.lanes > 1 || plan.per_channel || plan.result[0] * plan.result[1] == 1) return false;
     const Grids grids = plane_grids();
     int64_t taps = 1;

@@ -277,45 +277,60 @@ bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* str
   });
 }
 
+// ---- all of them -----------------------------------------------------------------------------------
+
+// Calls f with a zero of the smallest type that the indices of generic kernels fit.
+template <class F>
+const char* with_index(const Shape& shape, std::initializer_list<Strides> read, F&& f) {
+  return fits_in_32_bits(shape, read) ? f(int32_t(0)) : f(int64_t(0));
+}
+
 template <class T>
 struct Dispatch {
   static const char* blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (blur_by_bands<false, T>(arguments, stream, error)) return error;
-    return launch(BlurPoint<T>{arguments}, stream);
+    return with_index(arguments.shape, {arguments.x_strides},
+                      [&](auto index) { return launch(BlurPoint<T, decltype(index), Identity>(arguments), stream); });
   }
   static const char* blur_backward(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (blur_by_bands<true, T>(arguments, stream, error)) return error;
-    return launch(BlurBackwardPoint<T>{arguments}, stream);
+    return with_index(arguments.shape, {arguments.x_strides},
+                      [&](auto index) { return launch(BlurBackwardPoint<T, decltype(index)>(arguments), stream); });
   }
   static const char* max_blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (max_blur_by_bands<T>(arguments, stream, error)) return error;
-    if (arguments.codes.data)
-      if ((error = launch(CodesPoint<T>{arguments}, stream))) return error;
-    return launch(BlurPoint<T>{arguments}, stream);
+    return with_index(arguments.shape, {arguments.x_strides}, [&](auto index) {
+      const char* failure = nullptr;
+      if (arguments.codes.data) failure = launch(CodesPoint<T, decltype(index)>(arguments), stream);
+      return failure ? failure : launch(BlurPoint<T, decltype(index), Max>(arguments), stream);
+    });
   }
   static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (max_blur_backward_by_bands<T>(arguments, stream, error)) return error;
-    return launch(MaxBackwardPoint<T>{arguments}, stream);
+    return with_index(arguments.shape, {arguments.grad_strides},
+                      [&](auto index) { return launch(MaxBackwardPoint<T, decltype(index)>(arguments), stream); });
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
     const TapsGradientSplit split(arguments.shape, arguments.filters);
     if (split.taps) return from_partial_sums(arguments, split, stream);
-    if (const char* error = launch(TapsShare<T>{arguments}, stream)) return error;
-    return launch(TapsSum<T>{arguments}, stream);
+    const char* error = with_index(arguments.shape, {arguments.grad_strides, arguments.x_strides}, [&](auto index) {
+      return launch(TapsShare<T, decltype(index)>(arguments), stream);
+    });
+    return error ? error : launch(TapsSum<T>{arguments}, stream);
   }
   static const char* from_partial_sums(const TapsArguments& arguments, const TapsGradientSplit& split, void* stream) {
     const char* error = static_switch<2, 3, 4, 5>(
         split.taps, [&](auto taps) { return launch(TapsGradientPartials<T, taps>(arguments, split), stream); });
     if (error || (error = launch(TapsGradientPieces{split, arguments.workspace}, stream))) return error;
-    return launch(TapsGradientTotal<T>{arguments, split}, stream);
+    return launch(TapsGradientTotal<T>(arguments, split), stream);
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };

@@ -87,22 +87,26 @@ struct TapsGradientPieces {
 // Tap i % (2 * taps) of a row: of the height, then of the width.
 template <class T>
 struct TapsGradientTotal {
-  TapsArguments arguments;
   TapsGradientSplit split;
+  Weights<T> weights;
+  const double* workspace;
+  accumulator<T>* out;
 
+  TapsGradientTotal(const TapsArguments& a, const TapsGradientSplit& split)
+      : split(split), weights(a.filters, a.shape), workspace(a.workspace), out(static_cast<accumulator<T>*>(a.out)) {}
   int64_t count() const { return split.rows * 2 * split.taps; }
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
     const int64_t k = split.taps, row = i / (2 * k), tap = i % k;
     const bool of_width = i % (2 * k) >= k;
-    const double* sums = arguments.workspace + split.shares() + row * k * k * split.pieces;
+    const double* sums = workspace + split.shares() + row * k * k * split.pieces;
     double total = 0;
     for (int64_t other = 0; other < k; ++other) {
       const int64_t at = of_width ? other * k + tap : tap * k + other;
       double sum = 0;
       for (int64_t piece = 0; piece < split.pieces; ++piece) sum += sums[at * split.pieces + piece];
-      total += sum * double(tap_of<accumulator<T>>(arguments.filters, arguments.shape, of_width ? 1 : 2, other, row));
+      total += sum * double(weights.tap(of_width ? 1 : 2, int(other), row));
     }
-    static_cast<accumulator<T>*>(arguments.out)[i] = accumulator<T>(total);
+    out[i] = accumulator<T>(total);
   }
 };
 

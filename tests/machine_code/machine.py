@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ from benchmarks.codegen.interpreter import tool
 from .operands import Op, corners
 
 HERE = Path(__file__).resolve().parent
-SASS = HERE.parent / "sass"
 C_TYPES = {16: ("u16", "h"), 32: ("u32", "r"), 64: ("u64", "l")}
 NUMPY = {16: np.uint16, 32: np.uint32, 64: np.uint64}
 
@@ -86,25 +83,6 @@ def compile_for(architecture: int, ops: Iterable[Op], folder: Path) -> Path:
 
 
 # ---- the interpreter ---------------------------------------------------------------------------------
-
-
-def build(folder: Path) -> Path:
-    """The interpreter as a libcuda, as setup.py builds it but for its speed."""
-    flags = ["-std=c++17", "-O1", "-fPIC", "-frounding-math", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
-    if platform.machine() in ("x86_64", "AMD64"):
-        flags += ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-    compiler = os.environ.get("CXX", "c++")
-
-    def compiled(path: Path) -> str:
-        target = folder / f"{path.stem}.o"
-        subprocess.run([compiler, *flags, "-c", str(path), "-o", str(target)], check=True)
-        return str(target)
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, (p for p in sorted(SASS.glob("*.cpp")) if p.stem != "runtime")))
-    library = folder / "libcuda.so.1"
-    subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True)
-    return library
 
 
 class Fault(Exception):
