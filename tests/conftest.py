@@ -63,7 +63,7 @@ def _has_time(item: pytest.Item) -> bool:
         return number % 16 == 0
     if parameters.get("recompute"):
         return False  # the same kernels, in another order
-    return reads <= (300 if number % 16 == 0 else 80)
+    return reads <= (200 if number % 16 == 0 else 50)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
