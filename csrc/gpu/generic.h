@@ -62,6 +62,7 @@ inline bool fits_in_32_bits(const Shape& shape, std::initializer_list<Strides> r
                       axis.window_padding, axis.window * axis.window_dilation, axis.out() * axis.stride})
       if (v > most) return false;
   }
+  if (16 * std::max(shape.channels, larger[2]) > most) return false;  // bits of a row of codes
   auto product_fits = [&](std::initializer_list<int64_t> factors) {
     int64_t product = 1;
     for (int64_t f : factors) {
