@@ -19,7 +19,7 @@ from . import micro
 from .devices import MIN_ROUNDS, Device, device_of, keep_freed_memory
 from .measure import measure
 from .network import NETWORK, run_network
-from .providers import OURS
+from .providers import COMPILED, COPY, OURS, PROVIDERS
 from .record import RESULTS, WRONG, Measurement, Recorder, machine, read, slug
 from .report import line, report, rows_of
 from .workloads import catalogue, dry_catalogue, is_default, is_quick, last_level_cache
@@ -43,6 +43,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help=seconds)
     parser.add_argument("--rounds", type=int, default=15, help="samples a provider at most")
     parser.add_argument("--threads", type=int, help="threads of torch: on a CPU 2 by default")
+    who = "providers whose name matches, beside aablur and the copy that always take part"
+    parser.add_argument("--providers", type=re.compile, metavar="REGEX", help=who)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--no-network", action="store_true", help="leave the whole network out (of a GPU)")
     keep = "have glibc keep freed memory: no page faults in padded copies, indices, gradients (of a CPU)"
@@ -63,7 +65,13 @@ def jobs_of(options: argparse.Namespace, device: Device) -> dict[str, Job]:
     """What is asked for, in the order of the run."""
     wanted = (lambda *_: True) if options.all or device.dry else is_quick if options.quick else is_default
     workloads = [w for w in (dry_catalogue if device.dry else catalogue)(device.kind) if wanted(w, device.kind)]
-    rows: dict[str, Job] = {w.name: partial(measure, w, device, not options.no_compile) for w in workloads}
+    providers = [
+        p
+        for p in PROVIDERS
+        if p.name in (COPY, OURS)
+        or ((options.providers is None or options.providers.search(p.name)) and not (options.no_compile and p.name in COMPILED))
+    ]
+    rows: dict[str, Job] = {w.name: partial(measure, w, device, providers) for w in workloads}
     overhead: dict[str, Job] = {"overhead": partial(micro.overhead, device)}
     if device.kind == "cpu":
         jobs = rows | overhead | {"import": micro.import_time}

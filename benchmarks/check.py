@@ -34,10 +34,10 @@ class Reference:
     dx: list[Tensor]
 
 
-def float64_op(x: Tensor, window: int) -> Tensor:
+def float64_op(x: Tensor, window: int, window_padding: int = 0) -> Tensor:
     """max at stride 1, reflect pad of the pooled map, binomial blur, each a torch function."""
     if window > 1:
-        x = F.max_pool2d(x, window, stride=1)
+        x = F.max_pool2d(x, window, stride=1, padding=window_padding)
     row = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64, device=x.device)
     weight = (row[:, None] * row).expand(x.shape[1], 1, 3, 3)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), weight, None, STRIDE, 0, 1, x.shape[1])
@@ -57,7 +57,7 @@ def _reference(workload: Workload, device: Device) -> Reference:
     parts, ys, dxs = list(_parts(workload, device.images_judged)), [], []
     for part in parts:
         leaf = maps.x[part].double().contiguous(memory_format=torch.channels_last).requires_grad_()
-        y = float64_op(leaf, workload.window)
+        y = float64_op(leaf, workload.window, workload.window_padding)
         ys.append(y.detach().contiguous())
         dxs.append(torch.autograd.grad(y, leaf, maps.dy[part].double())[0].contiguous())
     return Reference(parts, ys, dxs)

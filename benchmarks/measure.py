@@ -8,7 +8,7 @@ from functools import partial
 
 from .check import Verdict, judge
 from .devices import Device, Maps, Others, Run, Step, Times
-from .providers import COMPILED, COPY, OURS, PROVIDERS, Call, Provider, step_of, takes_part
+from .providers import COPY, OURS, PROVIDERS, Call, Provider, step_of, takes_part
 from .record import OK, WRONG, Measurement, reason
 from .workloads import HUGE, Workload
 
@@ -24,13 +24,13 @@ def steps(who: Provider, call: Call, workload: Workload, sets: Sequence[Maps]) -
     return [step_of(who, call, workload, maps) for maps in sets]
 
 
-def measure(workload: Workload, device: Device, compiled: bool = True) -> list[Measurement]:
-    """Those providers that take part in the row, in the order of PROVIDERS."""
+def measure(workload: Workload, device: Device, providers: Sequence[Provider] = PROVIDERS) -> list[Measurement]:
+    """Those of the providers that take part in the row, in their order."""
     sets = [device.maps(workload, number) for number in range(device.sets(workload))]
     found: dict[str, Measurement] = {}
     runs: dict[str, Run] = {}
-    for who in PROVIDERS:
-        if not takes_part(who, workload, device) or (who.name in COMPILED and not compiled):
+    for who in providers:
+        if not takes_part(who, workload, device):
             continue
         row = blank(workload, who.name)
         try:

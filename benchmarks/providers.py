@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import aablur
 
 from .devices import Device, Maps
-from .workloads import BACKWARD, BOTH, FORWARD, HUGE, LAYOUTS, PADDING_MODE, RESNET50, STRIDE, TAPS, WINDOW, Workload
+from .workloads import BACKWARD, BOTH, FORWARD, HUGE, LAYOUTS, PADDING_MODE, RESNET50, STRIDE, TAPS, Workload
 
 Call = Callable[[Tensor], Tensor]
 Results = tuple[Tensor | None, Tensor | None]  # of a step: the output and the input's gradient, as far as it has them
@@ -55,16 +55,20 @@ def blur(x: Tensor) -> Tensor:
     return aablur.blur_pool2d(x, TAPS, stride=STRIDE, padding_mode=PADDING_MODE)
 
 
-def max_blur(x: Tensor) -> Tensor:
-    return aablur.max_blur_pool2d(x, WINDOW, taps=TAPS, stride=STRIDE, padding_mode=PADDING_MODE)
+def max_blur(x: Tensor, window: int = 2, window_padding: int = 0) -> Tensor:
+    options = {"taps": TAPS, "stride": STRIDE, "padding_mode": PADDING_MODE, "window_padding": window_padding}
+    return aablur.max_blur_pool2d(x, window, **options)
 
 
 def _ours(workload: Workload, where: str) -> Call:
-    return max_blur if workload.window > 1 else blur
+    if workload.window == 1:
+        return blur
+    return partial(max_blur, window=workload.window, window_padding=workload.window_padding)
 
 
 def _unfused(workload: Workload, where: str, zeros: bool = False) -> Call:
-    return Unfused(workload.shape[1], workload.dtype, workload.window, zeros=zeros).to(where)
+    window, padding = workload.window, workload.window_padding
+    return Unfused(workload.shape[1], workload.dtype, window, padding, zeros).to(where)
 
 
 def _compiled(workload: Workload, where: str, mode: str = "default") -> Call:

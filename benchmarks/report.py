@@ -21,7 +21,7 @@ from .providers import (
     TRITON,
 )
 from .record import OK, Measurement
-from .workloads import BOTH, DTYPES, FORWARD, REGIMES, RESNET50
+from .workloads import BOTH, DTYPES, FORWARD, REGIMES, RESNET50, WINDOWS
 
 Row = dict[str, Measurement]  # provider -> measurement of one row
 Line = tuple[str, ...]
@@ -124,12 +124,8 @@ BARS = (
     Bar(SAVED, "max_blur_pool2d", BOTH, 1 / 16, True, ("float32",)),
 )
 # On a GPU every row has one: (op, whether the map is aligned) -> least part of the copy's bandwidth.
-ROW_BARS = {
-    ("blur_pool2d", True): 0.90,
-    ("max_blur_pool2d", True): 0.85,
-    ("blur_pool2d", False): 0.75,
-    ("max_blur_pool2d", False): 0.75,
-}
+ROW_BARS = {(op, True): 0.90 if window == 1 else 0.85 for op, (window, _) in WINDOWS.items()}
+ROW_BARS |= {(op, False): 0.75 for op in WINDOWS}
 OVERHEAD_LIMIT = 3.0  # times F.max_pool2d
 INFERENCE_LIMIT_US = 5.0  # beyond F.max_pool2d
 IMPORT_LIMIT_MS = 50.0

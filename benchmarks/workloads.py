@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-TAPS, STRIDE, WINDOW = 3, 2, 2
+TAPS, STRIDE = 3, 2
 PADDING_MODE = "reflect"
-OPS = ("blur_pool2d", "max_blur_pool2d")
+WINDOWS = {"blur_pool2d": (1, 0), "max_blur_pool2d": (2, 0), "max_blur_pool2d 3x3": (3, 1)}  # op -> window, its padding
+OPS = tuple(WINDOWS)
+RESNET_POOL = OPS[2]  # in the place of F.max_pool2d(x, 3, 2, 1), which ResNets have once
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 REGIMES = {"memory": "beyond the cache", "cache": "inside the cache"}
@@ -22,7 +24,7 @@ FORWARD, TRAINING, BACKWARD, BOTH = "forward", "forward in training", "backward"
 MOVES = {FORWARD: (1, 0), TRAINING: (1, 1), BACKWARD: (1, 1), BOTH: (2, 2)}
 PASSES = {  # device -> op -> passes. Without a max both forwards are one.
     "cpu": dict.fromkeys(OPS, (FORWARD, BOTH)),
-    "cuda": {"blur_pool2d": (FORWARD, BACKWARD), "max_blur_pool2d": (TRAINING, BACKWARD)},
+    "cuda": {op: (TRAINING if window > 1 else FORWARD, BACKWARD) for op, (window, _) in WINDOWS.items()},
 }
 
 # (channels, side) of what networks downsample at 224 pixels, and what is awkward. A map stands in one group.
@@ -75,12 +77,17 @@ class Workload:
 
     @property
     def window(self) -> int:
-        return WINDOW if self.op == "max_blur_pool2d" else 1
+        return WINDOWS[self.op][0]
+
+    @property
+    def window_padding(self) -> int:
+        return WINDOWS[self.op][1]
 
     @property
     def pooled_shape(self) -> tuple[int, int, int, int]:
         n, c, h, w = self.shape
-        return n, c, h - self.window + 1, w - self.window + 1
+        less = self.window - 1 - 2 * self.window_padding
+        return n, c, h - less, w - less
 
     @property
     def out_shape(self) -> tuple[int, int, int, int]:
@@ -137,10 +144,12 @@ def catalogue(device: str, cache_bytes: int | None = None) -> Iterator[Workload]
     for regime, group, dtype, (channels, side) in _maps(device):
         batch = batch_for(channels * side**2 * DTYPES[dtype].itemsize, regime, device, cache_bytes)
         for op, layout in product(OPS, LAYOUTS):
+            if op == RESNET_POOL and (channels, side) != MAPS[RESNET50][0]:
+                continue
             for direction in PASSES[device][op]:
                 yield Workload(regime, group, op, direction, dtype, layout, (batch, channels, side, side))
     if device == "cuda":
-        for op, layout in product(OPS, LAYOUTS):
+        for op, layout in product(OPS[:2], LAYOUTS):
             yield Workload("memory", HUGE, op, PASSES[device][op][0], "bfloat16", layout, HUGE_SHAPE)
 
 

@@ -25,6 +25,7 @@ struct PlaneBands {
   using Form = Form_;
   using Config = Config_;
   using Thread = gpu::Thread<Config::threads>;
+  static constexpr int resident = Config::resident;
   static constexpr int up = Form::up, down = Form::down, reach = Form::reach, own = Own, First = First_, Made = Made_;
   static constexpr int G = int(ceil_div(First + Made, up)), Y = own * up;  // groups it reads; its own columns
   static constexpr int kept = reach > down ? reach - down : 0, N = (G - 1) * down + reach;
@@ -39,23 +40,30 @@ struct PlaneBands {
   Cover<up> strip_columns;
   Strips strips;
   Divisor bands;
-  int pairs = 0;  // of halves: two that a strip stores side by side lie in a word, and are there both or neither
+  int pairs = 0;       // of halves: two that a strip stores side by side lie in a word, and are there both or neither
+  int by_vectors = 0;  // each strip's rows are read and stored so
   int source_offset = 0, codes_offset = 0, result_offset = 0;  // bytes of shared memory before
-  const float *row_taps = nullptr, *column_taps = nullptr;     // null for binomials
+  const float *row_taps = nullptr, *column_taps = nullptr;     // of the first channel; null for binomials
+  int taps_row = 0;                                            // from channel to channel; 0 where all share them
+  Divisor channels;
   const T* x = nullptr;
   T* out = nullptr;
 
-  // Where shared memory begins: the weights of both axes, as much of a BandTable as there is, and a row of zeros.
+  // Where shared memory begins: the weights of both axes, as much of a BandTable as there is, of filters of each
+  // channel for every plane; and a row of zeros.
   struct Tables {
     float (*rows)[8], (*columns)[8];
     T* zeros;
 
-    AABLUR_HOST_DEVICE Tables(const PlaneBands& of, char* shared)
-        : rows(reinterpret_cast<float (*)[8]>(shared)),
+    AABLUR_HOST_DEVICE Tables(const PlaneBands& of, char* shared, int plane)
+        : rows(reinterpret_cast<float (*)[8]>(shared) + (of.taps_row ? plane * of.table_rows() : 0)),
           columns(rows + of.height.rows()),
-          zeros(reinterpret_cast<T*>(columns + of.width.rows())) {}
+          zeros(reinterpret_cast<T*>(shared + of.table_bytes())) {}
   };
-  int table_bytes() const { return (height.rows() + width.rows()) * int(sizeof(float[8])); }
+  AABLUR_HOST_DEVICE int table_rows() const { return height.rows() + width.rows(); }
+  AABLUR_HOST_DEVICE int table_bytes() const {
+    return (taps_row ? cut.planes : 1) * table_rows() * int(sizeof(float[8]));
+  }
   struct Span {
     int begin, end;
     AABLUR_HOST_DEVICE int count() const { return end - begin; }
@@ -71,6 +79,29 @@ struct PlaneBands {
     row_groups = rows, column_groups = strip_columns.groups(result_size[1]);
     pairs = result_size[1] % 2 == 0 && strip_columns.start % 2 == 0;
   }
+  // Forms that are compiled for it, too: the result's row of a strip is a vector of 8 or 16 bytes, and where it steps
+  // by vectors of the source, one lies behind the first word that it reads.
+  static constexpr int vector = 16 / int(sizeof(T));
+  static constexpr bool reads_vectors = own * down % vector == 0;
+  static constexpr bool may_go_by_vectors = is_default<Form> && (Y * sizeof(T) == 8 || Y * sizeof(T) == 16);
+  // Where x and out are known: of strips that read `count` columns, the first from `first` on.
+  void align(int first, int count) {
+    auto are_whole = [](const void* map, int columns, int step) {
+      return reinterpret_cast<uintptr_t>(map) % 16 == 0 && columns % step == 0;
+    };
+    const int behind = int(floor_div(first, halves)) * halves + halves;
+    by_vectors = may_go_by_vectors && are_whole(out, result_size[1], Y) && strip_columns.start % Y == 0 &&
+                 (!reads_vectors || (are_whole(x, source_size[1], vector) && behind % vector == 0 && first >= -count));
+  }
+  // Calls f(whether strips go by vectors).
+  template <class F>
+  AABLUR_HOST_DEVICE void with_vectors(F&& f) const {
+    if constexpr (may_go_by_vectors)
+      if (by_vectors) return f(std::true_type{});
+    f(std::false_type{});
+  }
+  // Elements before and behind the source that are read along with `count` columns: whole vectors.
+  static constexpr int read_along(int count) { return int(ceil_div(count + 3, 8)) * 8; }
   AABLUR_HOST_DEVICE bool is_whole() const { return cut.band >= row_groups; }
   int64_t blocks() const { return ceil_div(planes, cut.planes) * bands.value(); }
 
@@ -104,9 +135,17 @@ struct PlaneBands {
           plane(int(block) * of.cut.planes),
           planes(of.planes - plane < of.cut.planes ? of.planes - plane : of.cut.planes) {}
   };
-  __device__ void fill(const Tables& tables, Thread thread) const {
-    fill_weights<Form>(height, row_taps, tables.rows, thread.index, Thread::count);
-    fill_weights<Form>(width, column_taps, tables.columns, thread.index, Thread::count);
+  // A warp at a time fills the tables of a plane.
+  __device__ void fill(char* shared, const Block& block, Thread thread) const {
+    const int planes = taps_row ? block.planes : 1;
+    AABLUR_NO_UNROLL
+    for (int p = thread.index / 32; p < planes; p += Thread::count / 32) {
+      uint32_t plane = uint32_t(block.plane + p);
+      const int taps = taps_row ? int(channels.split(plane)) * taps_row : 0;
+      const Tables tables(*this, shared, p);
+      fill_weights<Form>(height, row_taps ? row_taps + taps : nullptr, tables.rows, thread.index % 32, 32);
+      fill_weights<Form>(width, column_taps ? column_taps + taps : nullptr, tables.columns, thread.index % 32, 32);
+    }
   }
   // Copies a block's rows of its planes in; `over` elements behind them are zero. Those before are the caller's.
   __device__ T* copy_source(char* shared, const Block& block, Span rows, int over, Thread thread) const {
@@ -130,6 +169,7 @@ struct PlaneBands {
     }
   }
   // Rows of the source that a strip reads, one after the other: columns from `column` on, 0 outside of the map.
+  template <bool ByVectors>
   struct SourceStrip {
     const char* shared;
     Span rows;
@@ -146,12 +186,12 @@ struct PlaneBands {
         pin(keep[j]);
       }
       // A strip wholly outside of the map reads what lies beside it, whatever it is.
-      column = column < -N ? -N : column < of.source_size[1] ? column : of.source_size[1];
+      column = column < -N ? -N : column < of.source_size[1] ? column : of.source_size[1] - 1;
       at = shared_address(source + (row - rows.begin) * of.source_size[1] + column, shared);
       zeros = shared_address(tables.zeros + over + column, shared);
     }
     __device__ void read(float (&value)[N]) {
-      const Neighbours<T, N> neighbours(shared, rows.has(row) ? at : zeros);
+      const Neighbours<T, N, ByVectors && reads_vectors> neighbours(shared, rows.has(row) ? at : zeros);
       AABLUR_UNROLL
       for (int j = 0; j < N; ++j) value[j] = kept_half<T>(neighbours.word[j / halves], j % halves, keep[j]);
       skip(1);
@@ -197,9 +237,16 @@ struct PlaneBands {
     return columns;
   }
   // Stores those columns of a strip's row, from an address of shared memory on.
-  template <int Count>
+  template <bool ByVectors, int Count>
   __device__ void store_row(uint32_t to, uint32_t columns, const float (&value)[Count]) const {
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (ByVectors) {
+      uint32_t word[Count / halves];
+      AABLUR_UNROLL
+      for (int w = 0; w < Count / halves; ++w)
+        if constexpr (halves == 1) word[w] = bit_cast<uint32_t>(value[w]);
+        else word[w] = rounded_pair<T>(value[2 * w], value[2 * w + 1]);
+      store_shared_vector_if(columns, to, word);
+    } else if constexpr (sizeof(T) == 4) {
       AABLUR_UNROLL
       for (int c = 0; c < Count; ++c) store_shared_if<4>(columns & 1u << c, to + 4 * c, bit_cast<uint32_t>(value[c]));
     } else {
@@ -236,7 +283,7 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
   using Base::height, Base::width, Base::cut, Base::G, Base::own, Base::N, Base::Y, Base::up, Base::down, Base::reach,
       Base::kept, Base::halves, Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
-  static constexpr int over = N + 3;  // elements before and behind the source that are read along with words
+  static constexpr int over = Base::read_along(N);
 
   // The rows of the source that groups of rows read, and those of the result that they make.
   AABLUR_HOST_DEVICE Span source_rows(int group, int groups) const {
@@ -254,6 +301,7 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
+  void align() { Base::align(this->strip_columns.left(0) * down + width.first, N); }
   // Lays out a block's shared memory for its cut; returns how many bytes it takes.
   int64_t lay_out() {
     const int64_t rows = std::min<int64_t>((cut.band - 1) * down + reach, height.sources),
@@ -270,32 +318,34 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
     const Thread thread{int(threadIdx.x)};
     const typename Base::Block block(*this, number);
     const Span rows = source_rows(block.group, block.groups), made = this->made(block.group, block.groups);
-    const Tables tables(*this, shared);
     T* source = this->copy_source(shared, block, rows, over, thread);
-    clear(tables.zeros, source, thread);
+    clear(shared + this->table_bytes(), source, thread);
     T* to = this->result_of(block, made);
     T* result = staged(shared + this->result_offset, to);
-    this->fill(tables, thread);
+    this->fill(shared, block, thread);
     finish_copies();
     __syncthreads();
-    this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
-      blur(tables, shared, source + p * (rows.count() * width.sources), rows,
-           result + (p * made.count() - made.begin) * width.results, block.group + first, some,
-           this->strip_columns.left(strip * own));
+    this->with_vectors([&](auto by_vectors) {
+      this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
+        blur<by_vectors>(Tables(*this, shared, p), shared, source + p * (rows.count() * width.sources), rows,
+                         result + (p * made.count() - made.begin) * width.results, block.group + first, some,
+                         this->strip_columns.left(strip * own));
+      });
     });
     __syncthreads();
     copy_out(to, result, block.planes * made.count() * width.results, thread);
   }
 
   // `some` groups of rows from `group` on, of a strip of columns. Row `rows.begin` begins at source, row 0 at result.
+  template <bool ByVectors>
   __device__ void blur(const Tables& tables, const char* shared, const T* source, Span rows, T* result, int group,
                        int some, int left) const {
     float across[G][Form::entries];
     this->weigh_columns(tables, left, across);
     const int x = this->strip_columns.first(left);
     const uint32_t has_result = Base::template columns_of<Y>(x, width.results);
-    typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, group * down + height.first,
-                                     left * down + width.first);
+    typename Base::template SourceStrip<ByVectors> strip(*this, tables, shared, source, rows, over,
+                                                         group * down + height.first, left * down + width.first);
     uint32_t to = shared_address(result + (group * up - height.origin) * width.results + x, shared),
              pitch = width.results * int(sizeof(T));
     pin(pitch);
@@ -320,7 +370,7 @@ struct BandPlanes : BlurPlanesBase<T, Form> {
         float total[Y];
         Base::add_rows(weight, sums, phase, total);
         const bool there = unsigned(group * up + phase - height.origin) < unsigned(height.results);
-        this->store_row(to, there ? has_result : 0, total);
+        this->template store_row<ByVectors>(to, there ? has_result : 0, total);
       }
     }
   }

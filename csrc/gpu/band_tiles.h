@@ -42,9 +42,10 @@ using BandTable = float[Band::most_rows][8];
 template <class Form>
 AABLUR_HOST_DEVICE inline void fill_weights(const Band& band, const float* taps, float (*weight)[8], int thread,
                                             int threads) {
-  for (int i = thread; i < band.rows() * 8; i += threads)
-    weight[i / 8][i % 8] =
-        weight_of<Form>(band, i / 8, i % 8, [&](int t) { return taps ? taps[t] : binomial<Form::taps>(t); });
+  constexpr int count = Form::entries;
+  for (int i = thread; i < band.rows() * count; i += threads)
+    weight[i / count][i % count] =
+        weight_of<Form>(band, i / count, i % count, [&](int t) { return taps ? taps[t] : binomial<Form::taps>(t); });
 }
 
 // A vector, or words of `Fill` if `there` is 0: without a branch, and without a choice for each element.
@@ -185,6 +186,7 @@ struct BandTiles {
                        kept = reach > Form::down ? reach - Form::down : 0;  // the next group's, too
   static constexpr int N = (G - 1) * Form::down + reach, X = G * Form::up;  // columns of the source, and of results
   static constexpr bool has_codes = false;
+  static constexpr int resident = 4;
 
   struct Shared {
     BandTable rows, columns;
@@ -289,6 +291,7 @@ struct BandTile : BandTiles<T, Form, V, G, G, PerChannel> {
   using Base = BandTiles<T, Form, V, G, G, PerChannel>;
   using Base::height, Base::width, Base::N, Base::X, Base::W, Base::reach, Base::kept;
   using typename Base::Shared, typename Base::Tile, typename Base::Vector;
+  static constexpr int resident = BandConfig<T, Form, V, PerChannel>::resident;
 
   AABLUR_HOST_DEVICE void run(uint32_t i, const Shared& shared) const {
     const Tile tile(*this, i);

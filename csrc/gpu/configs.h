@@ -6,8 +6,13 @@
 
 namespace aablur::gpu {
 
-// Threads of a block, where threads share nothing: four warps, of which registers let four to eight blocks be resident.
+// Threads of a block, where threads share nothing: four warps. Kernels ask for so many resident blocks: of registers
+// that let more warps hide the latency of memory they have fewer.
 constexpr int block_threads = 128;
+
+// The default of every network: other shapes would spill where these have registers to spare.
+template <class Form>
+constexpr bool is_default = Form::taps == 3 && Form::up * Form::down == 2;
 
 // ---- register tiles --------------------------------------------------------------------------------
 
@@ -27,6 +32,7 @@ struct BandConfig {
     return sums + row + weights;
   }
   static constexpr int groups = Vector == 1 && registers(4) < 48 ? 4 : registers(2) <= 90 ? 2 : 1;
+  static constexpr int resident = !PerChannel && is_default<Form> ? 5 : 4;
 };
 
 // Channels a thread: 8 bytes, and of the shapes that networks have 16, for fewer instructions. Filters of each channel
@@ -45,22 +51,24 @@ struct MaxBandVector {
   static constexpr int backward = Window == 3 ? 8 / int(sizeof(T)) : 4, half = backward,
                        wide = Window == 2 && Form::reach <= 3 ? widest<T> : half;
 };
-template <class T, class Form, int Vector, int Window>
+template <class T, class Form, int Vector, int Window, bool WithCodes>
 struct MaxBandConfig {
-  static constexpr int groups = sizeof(T) == 2 && Vector == 4 && Window == 2 && Form::reach <= 3 ? 3
-                                : Vector * Form::reach > 16                                      ? 1
-                                                                                                 : 2;
+  static constexpr int groups = sizeof(T) == 2 && Vector == 4 && Window == 2 && Form::reach <= 3            ? 3
+                                : Vector * Form::reach > 16 || (sizeof(T) == 4 && Window == 2 && WithCodes) ? 1
+                                                                                                            : 2;
 };
+template <class T, class Form, int Window>
+constexpr int resident_backward = sizeof(T) == 4 && Window == 3 && is_default<Form> ? 5 : 4;
 
 // ---- planes in shared memory -----------------------------------------------------------------------
 
 // Threads of a block; columns of the result that a thread makes side by side (a strip); the most rows that it rolls
 // down (a segment), and to how many a segment's set-up comes. A block takes planes until it has `enough` KB of shared
-// memory: six or eight such blocks are resident in 228 KB, two or three in 100 KB, and being in different phases they
-// keep memory busy.
-template <int Threads, int Columns, int Longest, int SetUp, int Enough>
+// memory, so that several are resident: in different phases they keep memory busy. Registers are to allow `Resident`.
+template <int Threads, int Columns, int Longest, int SetUp, int Enough, int Resident>
 struct SmemConfig {
-  static constexpr int threads = Threads, columns = Columns, longest = Longest, set_up = SetUp, enough = Enough << 10;
+  static constexpr int threads = Threads, columns = Columns, longest = Longest, set_up = SetUp, enough = Enough << 10,
+                       resident = Resident;
 };
 
 // The blur and its transpose: strips of two words, so that neighbours meet by twos in a bank; of float, whose columns
@@ -68,15 +76,20 @@ struct SmemConfig {
 template <class T, class Form>
 constexpr int strip_groups = std::max(1, (sizeof(T) == 2 ? 8 : 4) / (Form::up * Form::down));
 template <class T, class Form>
-struct PlanesConfig : SmemConfig<128, strip_groups<T, Form>, 16, 4, 36> {};
+struct PlanesConfig
+    : SmemConfig<128, strip_groups<T, Form>, 16, 4, sizeof(T) == 2 ? 36 : 24, is_default<Form> ? 8 : 1> {};
 
-// With a max, of so few strips more threads would find none. Wide strips take fewer instructions, narrow ones waste
-// fewer on maps that are narrow themselves; of windows of 3 the maxima of wide ones would not fit the registers.
-template <class T, int Window>
-struct SmemMax : SmemConfig<64, sizeof(T) == 2 && Window == 2 ? 8 : 4, 16, 8, 36> {};
-template <class T, int Window>
-struct SmemMaxNarrow : SmemConfig<64, sizeof(T) == 2 ? 4 : 2, 16, 8, 36> {};
-template <class T, int Window>
-struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 ? (Window == 2 ? 4 : 3) : 2, 16, 4, 28> {};
+// With a max: narrow strips. Wide ones take fewer instructions, and leave too few warps to hide latency.
+template <class T, class Form, int Window>
+struct SmemMax : SmemConfig<64, sizeof(T) == 2 || Window == 3 ? 4 : 2, 16, 8,
+                            Window == 2      ? 18
+                            : sizeof(T) == 2 ? 24
+                                             : 36,
+                            !is_default<Form> ? 1
+                            : Window == 2     ? 12
+                                              : 8> {};
+template <class T, class Form, int Window>
+struct SmemMaxBackward : SmemConfig<64, sizeof(T) == 2 ? (Window == 2 ? 4 : 3) : 2, 16, 4, Window == 2 ? 18 : 24,
+                                    is_default<Form> ? 12 : 1> {};
 
 }  // namespace aablur::gpu

@@ -123,15 +123,17 @@ inline bool are_planes(const Shape& shape, const Strides& strides, int64_t heigh
 
 // Cuts dense planes for a kernel of PlaneBands and queues it; false where they do not fit shared memory.
 template <class Kernel>
-bool queue_planes(Kernel kernel, const Shape& shape, const Maps& maps, bool backward, void* stream,
-                  const char*& error) {
+bool queue_planes(Kernel kernel, const Shape& shape, const Filters& filters, const Maps& maps, bool backward,
+                  void* stream, const char*& error) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   int64_t shared_bytes = 0;
+  if (filters.per_channel) kernel.taps_row = int(filters.row), kernel.channels = Divisor(uint32_t(shape.channels));
   if (!are_planes(shape, maps.strides, backward ? height.out() : height.size, backward ? width.out() : width.size) ||
       !kernel.divide(shape, shape.images * shape.channels, shared_bytes))
     return false;
   kernel.x = static_cast<decltype(kernel.x)>(maps.x), kernel.out = static_cast<decltype(kernel.out)>(maps.out);
   if constexpr (Kernel::has_codes) kernel.codes = maps.codes;
+  kernel.align();
   error = launch_block_kernel(kernel, kernel.blocks(), shared_bytes, stream);
   return true;
 }
@@ -188,16 +190,20 @@ bool blur_by_bands(const BlurArguments& arguments, void* stream, const char*& er
             return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, Backward, stream,
                                error);
           };
+          auto queue_whole_planes = [&] {
+            using Planes = BandPlanes<T, Form>;
+            return queue_planes(with_bands<Planes>(rows, columns, filters), shape, filters, maps, Backward, stream,
+                                error);
+          };
           [[maybe_unused]] constexpr std::bool_constant<true> per_channel;
           constexpr std::bool_constant<false> shared;
-          if (filters.per_channel) {
-            if constexpr (stride == 4) return false;
-            else return queue(Constant<Vector::per_channel>{}, per_channel) || queue(Constant<1>{}, per_channel);
-          }
-          using Planes = BandPlanes<T, Form>;
-          return queue(Constant<Vector::wide>{}, shared) || queue(Constant<Vector::half>{}, shared) ||
-                 queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, Backward, stream, error) ||
-                 queue(Constant<1>{}, shared);
+          if (!filters.per_channel)
+            return queue(Constant<Vector::wide>{}, shared) || queue(Constant<Vector::half>{}, shared) ||
+                   queue_whole_planes() || queue(Constant<1>{}, shared);
+          if constexpr (stride == 4) return queue_whole_planes();
+          else
+            return queue(Constant<Vector::per_channel>{}, per_channel) || queue_whole_planes() ||
+                   queue(Constant<1>{}, per_channel);
         };
         constexpr bool has_further = (taps == 2 || taps == 4) && stride <= 2;
         if constexpr (has_further)
@@ -216,7 +222,7 @@ bool with_max_bands(const Shape& shape, const Filters& filters, F&& f) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   Band rows, columns;
   bool more = false;
-  if (filters.per_channel || filters.offset[1] < 0 || height.window != width.window || height.window_dilation != 1 ||
+  if (filters.offset[1] < 0 || height.window != width.window || height.window_dilation != 1 ||
       width.window_dilation != 1 || width.stride != 2 || height.misses() || width.misses() ||
       (width.window == 2 && (height.window_padding > 0 || width.window_padding > 0)) ||
       !make_bands(shape, filters, Backward, rows, columns, more) || rows.wraps || columns.wraps)
@@ -250,14 +256,10 @@ bool max_blur_by_bands(const BlurArguments& arguments, void* stream, const char*
       return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error);
     };
     auto queue_any = [&](auto with_codes) {
-      auto queue_strips = [&](auto of_config) {
-        using Kernel = MaxBlurPlanes<T, Form, window, with_codes, typename decltype(of_config)::type>;
-        return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, maps, false, stream, error);
-      };
-      using Narrow = SmemMaxNarrow<T, window>;
-      return (columns.groups <= Narrow::columns && queue_strips(Type<Narrow>{})) ||
-             queue_strips(Type<SmemMax<T, window>>{}) || queue(Constant<Vector::wide>{}, with_codes) ||
-             queue(Constant<Vector::half>{}, with_codes);
+      using Kernel = MaxBlurPlanes<T, Form, window, with_codes>;
+      return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error) ||
+             (!filters.per_channel &&
+              (queue(Constant<Vector::wide>{}, with_codes) || queue(Constant<Vector::half>{}, with_codes)));
     };
     return arguments.codes.data ? queue_any(std::true_type{}) : queue_any(std::false_type{});
   });
@@ -272,8 +274,9 @@ bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* str
     using Form = typename decltype(form)::type;
     using Planes = MaxBackwardPlanes<T, Form, window>;
     using Kernel = MaxBackwardTile<T, Form, MaxBandVector<T, Form, window>::backward, window>;
-    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, true, stream, error) ||
-           queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error);
+    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, filters, maps, true, stream, error) ||
+           (!filters.per_channel &&
+            queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error));
   });
 }
 
@@ -327,10 +330,24 @@ struct Dispatch {
     return error ? error : launch(TapsSum<T>{arguments}, stream);
   }
   static const char* from_partial_sums(const TapsArguments& arguments, const TapsGradientSplit& split, void* stream) {
-    const char* error = static_switch<2, 3, 4, 5>(
-        split.taps, [&](auto taps) { return launch(TapsGradientPartials<T, taps>(arguments, split), stream); });
-    if (error || (error = launch(TapsGradientPieces{split, arguments.workspace}, stream))) return error;
-    return launch(TapsGradientTotal<T>(arguments, split), stream);
+    const Shape& shape = arguments.shape;
+    const bool has = sizeof(T) <= 4 && has_vectors<T>(shape, arguments.x, arguments.x_strides, split.vector) &&
+                     has_vectors<T>(shape, arguments.grad, arguments.grad_strides, split.vector);
+    const int64_t vector = has ? split.vector : 1;
+    const char* error = with_index(shape, {arguments.grad_strides, arguments.x_strides}, [&](auto index) {
+      return static_switch<2, 3, 4, 5>(split.taps, [&](auto taps) {
+        return static_switch<4, 1>(vector, [&](auto lanes) {
+          if constexpr (lanes > 1 && (taps > 3 || sizeof(T) > 4)) {
+            return "no vectors of so many taps";
+          } else {
+            using Kernel = TapsGradientPartials<T, taps, lanes, decltype(index)>;
+            return launch_block_kernel(Kernel(arguments, split), split.blocks(lanes), Kernel::shared_bytes, stream);
+          }
+        });
+      });
+    });
+    const TapsGradientTotal<T> total(arguments, split, vector);
+    return error ? error : launch_block_kernel(total, split.rows, total.shared_bytes(), stream);
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };

@@ -22,7 +22,8 @@ const char* launch(const K& kernel, int64_t count, void* stream) {
 }
 
 template <class K>
-__global__ void __launch_bounds__(block_threads, 4) run_prepared(const __grid_constant__ K kernel, uint32_t count) {
+__global__ void __launch_bounds__(block_threads, K::resident)
+    run_prepared(const __grid_constant__ K kernel, uint32_t count) {
   __shared__ typename K::Shared shared;
   kernel.prepare(shared, int(threadIdx.x), block_threads);
   __syncthreads();
@@ -40,7 +41,7 @@ const char* launch_prepared(const K& kernel, int64_t count, void* stream) {
 }
 
 template <class K>
-__global__ void __launch_bounds__(K::Thread::count) run_block(const __grid_constant__ K kernel) {
+__global__ void __launch_bounds__(K::Thread::count, K::resident) run_block(const __grid_constant__ K kernel) {
   extern __shared__ uint4 shared[];
   kernel.run(reinterpret_cast<char*>(shared), blockIdx.x);
 }

@@ -18,16 +18,20 @@ AABLUR_HOST_DEVICE inline uint32_t bits_below(int count) {
   return count <= 0 ? 0 : count < 32 ? (1u << count) - 1 : ~0u;
 }
 
-template <class T, class Form, int Window, bool WithCodes, class Config = SmemMax<T, Window>>
-struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::columns, 0> {
-  using Base = PlaneBands<T, Form, Config, 0, Config::columns, Config::columns, 0>;
+template <class T, class Form, int Window>
+using MaxBlurPlanesBase = PlaneBands<T, Form, SmemMax<T, Form, Window>, 0, SmemMax<T, Form, Window>::columns,
+                                     SmemMax<T, Form, Window>::columns, 0>;
+
+template <class T, class Form, int Window, bool WithCodes>
+struct MaxBlurPlanes : MaxBlurPlanesBase<T, Form, Window> {
+  using Base = MaxBlurPlanesBase<T, Form, Window>;
   using Base::height, Base::width, Base::cut, Base::G, Base::N, Base::Y, Base::reach, Base::kept, Base::halves,
       Base::source_size, Base::result_size;
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr bool has_codes = WithCodes, padded = Window == 3;
   static constexpr int S = Form::down, Bits = Window == 2 ? 2 : 4, fields = G * S;  // maxima that a strip owns
   static constexpr int lanes = (N + halves - 1) / halves * halves, M = lanes + Window - 1;
-  static constexpr int over = M + 3;  // elements before and behind the source that are read along with words
+  static constexpr int over = Base::read_along(M);
   static_assert(Form::up == 1 && reach >= S && fields * Bits % 8 == 0 && fields * Bits <= 32 && lanes * Bits <= 64);
   using Argmax = RunningArgmax<T, lanes, Bits, WithCodes>;
 
@@ -49,6 +53,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
     shared_bytes = Base::divide(*this, count);
     return shared_bytes > 0;
   }
+  void align() { Base::align(width.first - window_padding[1], M); }
   // Of maxima: the rows that groups of rows read, and those whose codes are theirs.
   AABLUR_HOST_DEVICE Span read(int group, int groups) const {
     return Base::within(group * S + height.first, (group + groups - 1) * S + height.first + reach, height.sources);
@@ -86,9 +91,8 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
     const typename Base::Block block(*this, number);
     const Span rows = source_rows(block.group, block.groups), made = this->made(block.group, block.groups),
                owned = this->owned(block.group, block.groups);
-    const Tables tables(*this, shared);
     T* source = this->copy_source(shared, block, rows, over, thread);
-    clear(tables.zeros, source, thread);
+    clear(shared + this->table_bytes(), source, thread);
     T* to = this->result_of(block, made);
     T* result = staged(shared + this->result_offset, to);
     uint8_t *codes_to = nullptr, *staged_codes = nullptr;
@@ -97,14 +101,16 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
       codes_to = codes.data + block.plane * codes.packing.plane_bytes + owned.begin * row_bytes;
       staged_codes = staged(shared + this->codes_offset, codes_to);
     }
-    this->fill(tables, thread);
+    this->fill(shared, block, thread);
     finish_copies();
     __syncthreads();
-    this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
-      blur(tables, shared, source + p * (rows.count() * source_size[1]), rows,
-           result + (p * made.count() - made.begin) * result_size[1],
-           WithCodes ? staged_codes + (p * owned.count() - owned.begin) * row_bytes : nullptr, block.group + first,
-           some, strip * G);
+    this->with_vectors([&](auto by_vectors) {
+      this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
+        blur<by_vectors>(Tables(*this, shared, p), shared, source + p * (rows.count() * source_size[1]), rows,
+                         result + (p * made.count() - made.begin) * result_size[1],
+                         WithCodes ? staged_codes + (p * owned.count() - owned.begin) * row_bytes : nullptr,
+                         block.group + first, some, strip * G);
+      });
     });
     __syncthreads();
     copy_out(to, result, block.planes * made.count() * result_size[1], thread);
@@ -113,6 +119,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
 
   // `some` groups of rows from `group` on, of a strip. Row `rows.begin` begins at source, row 0 at result and
   // row_codes.
+  template <bool ByVectors>
   __device__ void blur(const Tables& tables, const char* shared, const T* source, Span rows, T* result,
                        uint8_t* row_codes, int group, int some, int left) const {
     float across[G][Form::entries];
@@ -145,7 +152,7 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
     const int own_end = group + some < this->row_groups ? (group + some) * S + height.first : height.sources;
     // A strip wholly outside of the map reads what lies beside it, whatever it is.
     int column = first - window_padding[1];
-    column = column < -M ? -M : column < source_size[1] ? column : source_size[1];
+    column = column < -M ? -M : column < source_size[1] ? column : source_size[1] - 1;
     const int pitch = source_size[1] * int(sizeof(T));
     uint32_t at = shared_address(source + (source_row - rows.begin) * source_size[1] + column, shared);
     const uint32_t none = shared_address(tables.zeros + over + column, shared);
@@ -163,10 +170,10 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
     // The maxima of the next row of the source along the width.
     auto along_width = [&](Argmax& maxima) {
       const bool there = rows.has(source_row);
-      Neighbours<T, M> neighbours(shared, there ? at : none);
+      Neighbours<T, M, ByVectors> neighbours(shared, there ? at : none);
       if constexpr (padded) {
         AABLUR_UNROLL
-        for (int w = 0; w < Neighbours<T, M>::count; ++w)
+        for (int w = 0; w < Neighbours<T, M, ByVectors>::count; ++w)
           neighbours.word[w] = (neighbours.word[w] & ~lower[w]) | (lowest_word<T> & (there ? lower[w] : ~0u));
       }
       const uint32_t above = padded && source_row < 0 ? uint32_t(Window) : 0;
@@ -220,16 +227,16 @@ struct MaxBlurPlanes : PlaneBands<T, Form, Config, 0, Config::columns, Config::c
       for (int j = kept; j < reach; ++j) read(sums[j], (j - kept) % 2);
       float total[Y];
       Base::add_rows(tables.rows[height.row_near(group)], sums, 0, total);
-      this->store_row(to, group < result_size[0] ? has_result : 0, total);
+      this->template store_row<ByVectors>(to, group < result_size[0] ? has_result : 0, total);
     }
   }
 #endif
 };
 
 template <class T, class Form, int Window>
-using MaxBackwardPlanesBase = PlaneBands<T, Form, SmemMaxBackward<T, Window>, MaxStrip<Form, Window>::first,
-                                         SmemMaxBackward<T, Window>::columns * Form::up + Window - 1,
-                                         SmemMaxBackward<T, Window>::columns, MaxStrip<Form, Window>::lead>;
+using MaxBackwardPlanesBase = PlaneBands<T, Form, SmemMaxBackward<T, Form, Window>, MaxStrip<Form, Window>::first,
+                                         SmemMaxBackward<T, Form, Window>::columns * Form::up + Window - 1,
+                                         SmemMaxBackward<T, Form, Window>::columns, MaxStrip<Form, Window>::lead>;
 
 template <class T, class Form, int Window>
 struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
@@ -239,7 +246,7 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
   using typename Base::Tables, typename Base::Span, typename Base::Thread;
   static constexpr bool has_codes = true;
   static constexpr int E = halo_groups<Form, Window>, halo = Window - 1, Bits = Window == 2 ? 2 : 4;
-  static constexpr int over = N + 3, codes_over = 16;  // bytes that words read along
+  static constexpr int over = Base::read_along(N), codes_over = 16;  // bytes that words read along
   static_assert(Made * Bits <= 32);
 
   int window_padding[2] = {};
@@ -267,6 +274,7 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     const int before = height.origin + window_padding[0];
     return Base::within(group * up - before, (group + groups) * up - before, result_size[0]);
   }
+  void align() { Base::align((this->strip_columns.left(0) - MaxStrip<Form, Window>::groups) * down + width.first, N); }
   // Tables | zeros | source | codes | result.
   int64_t lay_out() {
     const int64_t rows = std::min<int64_t>((cut.band + E - 1) * down + reach, source_size[0]),
@@ -288,9 +296,8 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     const typename Base::Block block(*this, number);
     const Span rows = source_rows(block.group, block.groups), maxima = this->maxima(block.group, block.groups),
                made = this->made(block.group, block.groups);
-    const Tables tables(*this, shared);
     T* source = this->copy_source(shared, block, rows, over, thread);
-    clear(tables.zeros, source, thread);
+    clear(shared + this->table_bytes(), source, thread);
     const int row_bytes = int(codes.packing.row_bytes), code_bytes = block.planes * maxima.count() * row_bytes;
     const uint8_t* codes_from = codes.data + block.plane * codes.packing.plane_bytes + maxima.begin * row_bytes;
     char* const codes_part = shared + this->codes_offset;
@@ -300,14 +307,16 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     clear(staged_codes + code_bytes, staged_codes + code_bytes + codes_over, thread);
     T* to = this->result_of(block, made);
     T* result = staged(shared + this->result_offset, to);
-    this->fill(tables, thread);
+    this->fill(shared, block, thread);
     finish_copies();
     __syncthreads();
-    this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
-      gather(tables, shared, source + p * (rows.count() * source_size[1]), rows,
-             staged_codes + (p * maxima.count() - maxima.begin) * row_bytes,
-             result + (p * made.count() - made.begin) * result_size[1], block.group + first, some,
-             this->strip_columns.left(strip * own));
+    this->with_vectors([&](auto by_vectors) {
+      this->strips.each(block.planes, block.groups, thread, [&](int p, int first, int some, int strip) {
+        gather<by_vectors>(Tables(*this, shared, p), shared, source + p * (rows.count() * source_size[1]), rows,
+                           staged_codes + (p * maxima.count() - maxima.begin) * row_bytes,
+                           result + (p * made.count() - made.begin) * result_size[1], block.group + first, some,
+                           this->strip_columns.left(strip * own));
+      });
     });
     __syncthreads();
     copy_out(to, result, block.planes * made.count() * result_size[1], thread);
@@ -315,6 +324,7 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
 
   // `some` groups of rows from `begin` on, of a strip. Row `rows.begin` begins at source, row 0 at row_codes and
   // result.
+  template <bool ByVectors>
   __device__ void gather(const Tables& tables, const char* shared, const T* source, Span rows, const uint8_t* row_codes,
                          T* result, int begin, int some, int left) const {
     float across[G][Form::entries];
@@ -337,8 +347,8 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
     uint32_t stored = first_own, stored_rows = window_padding[0] + result_size[0] - first_own,
              row_bits = codes.packing.row_bytes * 8;
     pin(stored), pin(stored_rows), pin(row_bits);
-    typename Base::SourceStrip strip(*this, tables, shared, source, rows, over, (begin - E) * down + height.first,
-                                     from * down + width.first);
+    typename Base::template SourceStrip<ByVectors> strip(*this, tables, shared, source, rows, over,
+                                                         (begin - E) * down + height.first, from * down + width.first);
     uint32_t to = shared_address(result + (p - window_padding[0]) * result_size[1] + x, shared),
              pitch = result_size[1] * int(sizeof(T));
     pin(pitch);
@@ -370,7 +380,7 @@ struct MaxBackwardPlanes : MaxBackwardPlanesBase<T, Form, Window> {
         AABLUR_UNROLL
         for (int b = 0; b < Made; ++b)
           selection.template add<Y>(b, spread[b], b - halo, [&](int a, int x) -> float& { return taken[a][x]; });
-        this->store_row(to, p - stored < stored_rows ? has_result : 0, taken[0]);
+        this->template store_row<ByVectors>(to, p - stored < stored_rows ? has_result : 0, taken[0]);
         AABLUR_UNROLL
         for (int a = 0; a < halo; ++a) AABLUR_UNROLL
         for (int c = 0; c < Y; ++c) taken[a][c] = taken[a + 1][c];

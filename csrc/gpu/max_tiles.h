@@ -30,7 +30,7 @@ constexpr uint32_t lowest_word = std::is_same_v<T, float>      ? 0xff800000
                                                                : 0xfc00fc00;
 
 template <class T, class Form, int V_, int Window, bool WithCodes,
-          int Groups = MaxBandConfig<T, Form, V_, Window>::groups>
+          int Groups = MaxBandConfig<T, Form, V_, Window, WithCodes>::groups>
 struct MaxBlurTile : BandTiles<T, Form, V_, Groups, Groups, false> {
   using Base = BandTiles<T, Form, V_, Groups, Groups, false>;
   using Base::height, Base::width, Base::N, Base::X, Base::V, Base::G, Base::reach, Base::kept;
@@ -270,6 +270,7 @@ struct MaxBackwardTile : BandTiles<T, Form, V_, MaxStrip<Form, Window>::reads(Gr
   using Base::height, Base::width, Base::N, Base::X, Base::V, Base::G, Base::own, Base::reach, Base::kept;
   using typename Base::Shared, typename Base::Tile, typename Base::Vector;
   static constexpr bool has_codes = true;
+  static constexpr int resident = resident_backward<T, Form, Window>;
   static constexpr int up = Form::up, halo = Window - 1, Bits = Window == 2 ? 2 : 4, Y = own * up;
   static constexpr int E = halo_groups<Form, Window>;
   static constexpr int First = MaxStrip<Form, Window>::first, Made = Y + halo;  // columns of maxima

@@ -51,13 +51,14 @@ struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays the
 };
 
 // The cut of the fast gradient of the taps (gpu/taps_gradient.h), of two alike axes: of all sums of the gradient times
-// what a pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread goes
-// over the rest of the outputs, every parts-th of them.
+// what a pair of taps reads. A lane is an output column of a channel, or with channels last a channel: its thread,
+// which may have a vector of neighbouring lanes, goes over the rest of the outputs, every parts-th of them.
 struct TapsGradientSplit {
-  int64_t taps = 0;  // of each axis; 0 where only the general kernel serves
+  static constexpr int threads = 128;  // of a block
+  int64_t taps = 0;                    // of each axis; 0 where only the general kernel serves
   int64_t lanes = 0, rest = 0, parts = 0;
-  int64_t rows = 0, run = 0;  // of taps; neighbouring lanes that share one
-  int64_t pieces = 0;
+  int64_t vector = 1;  // lanes a thread, where they lie aligned; else one
+  int64_t rows = 0;    // of taps
 
   explicit TapsGradientSplit(const Shape& shape, const Filters& filters) {
     const Axis &depth = shape.axis[0], &height = shape.axis[1], &width = shape.axis[2];
@@ -65,18 +66,21 @@ struct TapsGradientSplit {
                       depth.after == 0 && filters.offset[0] < 0;
     lanes = shape.channels * (shape.channels_last ? 1 : width.out());
     rest = shape.images * height.out() * (shape.channels_last ? width.out() : 1);
-    constexpr int64_t threads = 1 << 17, most = int64_t(1) << 31;
+    constexpr int64_t most_threads = 1 << 17, most = int64_t(1) << 31;
     if (!flat || filters.offset[1] < 0 || height.taps != width.taps || width.taps < 2 || width.taps > 5 ||
-        lanes > 8 * threads || rest >= most)
+        lanes > 8 * most_threads || rest >= most)
       return;
     taps = width.taps;
-    parts = ceil_div(rest, ceil_div(rest, std::max<int64_t>(1, threads / lanes)));
+    if (shape.channels_last && taps <= 3 && shape.channels % 4 == 0) vector = 4;
     rows = filters.per_channel ? shape.channels : 1;
-    run = lanes / rows;
-    pieces = filters.per_channel ? 8 : 256;
+    // Of filters of each channel a lane's partial sums go to memory: fewer of them.
+    const int64_t most_parts = most_threads * (rows > 1 ? 1 : vector) / lanes;
+    parts = ceil_div(rest, ceil_div(rest, std::max<int64_t>(1, most_parts)));
   }
-  AABLUR_HOST_DEVICE int64_t shares() const { return taps * taps * parts * lanes; }
-  int64_t doubles() const { return shares() + rows * taps * taps * pieces; }  // of the workspace
+  int64_t blocks(int64_t lanes_a_thread) const { return ceil_div(parts * (lanes / lanes_a_thread), threads); }
+  // Of the workspace, a sum: a lane's of each part, or where all share their taps a block's.
+  int64_t entries(int64_t lanes_a_thread) const { return rows > 1 ? parts * lanes : blocks(lanes_a_thread); }
+  int64_t doubles() const { return taps * taps * entries(1); }
 };
 
 // One dtype's kernels, queued on a stream. Each returns why it could not be queued, or null.

@@ -1,7 +1,7 @@
 // Dense planes of NCHW maps, staged in shared memory: how they are cut, copied in and out, and read by words.
 //
 // Bank conflicts: neighbours of a warp take neighbouring strips. Wider ones take fewer instructions and meet more often
-// in a bank: of 8 halves by fours.
+// in a bank: words of 8 halves by fours. Where rows are whole vectors, vectors are read and stored, which never do.
 #pragma once
 
 #include "gpu/configs.h"
@@ -26,8 +26,9 @@ struct Cut {
   int planes = 1, band = 1, segment = 1;  // planes a block, groups of rows a block, a thread
 
   // Of `planes` planes of `rows` groups of rows in `strips` strips; shared_bytes(cut) is the shared memory that a block
-  // then needs. Of the cuts that are possible it is one of least work: of rows that warps execute, idle lanes counted,
-  // with what each segment and each block set up.
+  // then needs. Of the cuts that are possible it is one of least work: of rows that a block's threads execute, idle
+  // ones counted, with what each segment and each block set up. Idle warps count like others: the shared memory that
+  // their block holds is what keeps more blocks from being resident.
   //
   // - A plane's segments are alike, and not longer than `longest`.
   // - A band, where a plane does not fit, has as many segments as a block has `threads` for.
@@ -38,10 +39,10 @@ struct Cut {
   template <class Config, class SharedBytes>
   static Cut of(int64_t planes, int64_t rows, int64_t strips, SharedBytes&& shared_bytes) {
     constexpr int64_t enough = Config::enough, threads = Config::threads, shortest = 4;
-    constexpr int64_t least_blocks = 512, many = 16, warp = 32;
+    constexpr int64_t least_blocks = 512, many = 16;
     constexpr int64_t block_set_up = 5;  // rows of each thread
     auto executed = [&](int64_t segments, int64_t segment) {
-      return ceil_div(segments * strips, warp) * warp * (segment + Config::set_up) + block_set_up * threads;
+      return threads * (ceil_div(segments * strips, threads) * (segment + Config::set_up) + block_set_up);
     };
     Cut best;
     int64_t least = 0;
@@ -184,6 +185,33 @@ AABLUR_HOST_DEVICE inline uint32_t load_shared([[maybe_unused]] const char* shar
   return word;
 }
 
+AABLUR_HOST_DEVICE inline void load_shared_vector([[maybe_unused]] const char* shared, uint32_t at, uint32_t* word) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+               : "r"(at)
+               : "memory");
+#else
+  std::memcpy(word, shared + at, 16);
+#endif
+}
+
+// Stores 2 or 4 words, which lie aligned, or nothing if `there` is 0: without a branch.
+template <int Words>
+AABLUR_HOST_DEVICE inline void store_shared_vector_if([[maybe_unused]] uint32_t there, [[maybe_unused]] uint32_t at,
+                                                      [[maybe_unused]] const uint32_t (&word)[Words]) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (Words == 4)
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p st.shared.v4.b32 [%0], {%1, %2, %3, %4}; }" ::"r"(at),
+                 "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3]), "r"(there)
+                 : "memory");
+  else
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.shared.v2.b32 [%0], {%1, %2}; }" ::"r"(at), "r"(word[0]),
+                 "r"(word[1]), "r"(there)
+                 : "memory");
+#endif
+}
+
 // Stores a word, or its lower half, or nothing if `there` is 0: without a branch.
 template <int Bytes>
 AABLUR_HOST_DEVICE inline void store_shared_if([[maybe_unused]] uint32_t there, [[maybe_unused]] uint32_t at,
@@ -199,16 +227,20 @@ AABLUR_HOST_DEVICE inline void store_shared_if([[maybe_unused]] uint32_t there, 
 #endif
 }
 
-// N neighbours of a row in shared memory, from anywhere: read by words.
-template <class T, int N>
+// N neighbours of a row in shared memory, from anywhere: read by words, or where a vector follows the first word, by
+// that vector.
+template <class T, int N, bool HasVector>
 struct Neighbours {
   static constexpr int step = 4 / int(sizeof(T)), count = (N + step - 1) / step;
   uint32_t word[count];
 
   AABLUR_HOST_DEVICE Neighbours(const char* shared, uint32_t at) {
+    static_assert(!HasVector || count >= 5);
     const uint32_t aligned = at & ~3u;
+    if constexpr (HasVector) load_shared_vector(shared, aligned + 4, word + 1);
     AABLUR_UNROLL
-    for (int i = 0; i < count; ++i) word[i] = load_shared(shared, aligned + 4 * i);
+    for (int i = 0; i < count; ++i)
+      if (!HasVector || i == 0 || i > 4) word[i] = load_shared(shared, aligned + 4 * i);
     if constexpr (step > 1) {
       const uint32_t behind = N % step ? 0 : load_shared(shared, aligned + 4 * count);
       AABLUR_UNROLL
