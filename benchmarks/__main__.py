@@ -19,7 +19,7 @@ from . import micro
 from .devices import MIN_ROUNDS, Device, device_of, keep_freed_memory
 from .measure import measure
 from .network import NETWORK, run_network
-from .providers import COMPILED, COPY, OURS, PROVIDERS
+from .providers import COMPILED, COPY, OURS, PROVIDERS, Provider
 from .record import RESULTS, WRONG, Measurement, Recorder, machine, read, slug
 from .report import line, report, rows_of
 from .workloads import catalogue, dry_catalogue, is_default, is_quick, last_level_cache
@@ -61,16 +61,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def chosen_providers(options: argparse.Namespace) -> list[Provider]:
+    """The copy, aablur, and of the others those that are asked for."""
+
+    def wanted(name: str) -> bool:
+        if name in COMPILED and options.no_compile:
+            return False
+        return options.providers is None or bool(options.providers.search(name))
+
+    return [p for p in PROVIDERS if p.name in (COPY, OURS) or wanted(p.name)]
+
+
 def jobs_of(options: argparse.Namespace, device: Device) -> dict[str, Job]:
     """What is asked for, in the order of the run."""
     wanted = (lambda *_: True) if options.all or device.dry else is_quick if options.quick else is_default
     workloads = [w for w in (dry_catalogue if device.dry else catalogue)(device.kind) if wanted(w, device.kind)]
-    providers = [
-        p
-        for p in PROVIDERS
-        if p.name in (COPY, OURS)
-        or ((options.providers is None or options.providers.search(p.name)) and not (options.no_compile and p.name in COMPILED))
-    ]
+    providers = chosen_providers(options)
     rows: dict[str, Job] = {w.name: partial(measure, w, device, providers) for w in workloads}
     overhead: dict[str, Job] = {"overhead": partial(micro.overhead, device)}
     if device.kind == "cpu":

@@ -1,4 +1,4 @@
-"""Writes the README's table of figures, and its picture, from a results file:
+"""Writes the README's table of figures of a CPU or a GPU, and its picture, from a results file:
 python -m benchmarks.readme RESULTS.csv README.md"""
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from .page import fill
 from .plots import draw_speedups
 from .providers import EAGER_NCHW, OURS
 from .record import OK, Measurement, read
-from .report import COPY_TIME, OF_COMPILED, OF_EAGER, SAVED, Row, groups
+from .report import COPY_TIME, OF_COMPILED, OF_COPY, OF_EAGER, SAVED, Row, groups
 
-HEAD = (
-    "| maps beyond the cache | over `copy_` of the input | faster than eager, its better layout | than `torch.compile` "
-    "| saved for backward, of the input (eager) |\n|---|---|---|---|---|\n"
-)
+BESIDE_COPY = {  # of a device: the column's title, and what stands in it
+    "cpu": ("over `copy_` of the input", COPY_TIME, "{:.2g}x"),
+    "cuda": ("bandwidth, of a copy's", OF_COPY, "{:.0%}"),
+}
 
 
 def _saved(rows: Sequence[Row]) -> str:
@@ -25,18 +25,23 @@ def _saved(rows: Sequence[Row]) -> str:
     return "" if mine is None else f"{mine:.2g} ({max(eager):.2g})"
 
 
-def table(measurements: Sequence[Measurement]) -> str:
+def table(measurements: Sequence[Measurement], device: str) -> str:
     """Geometric means by op, pass, layout and dtype, of rows beyond the cache in which aablur's result was right."""
-    lines = []
+    title, beside_copy, form = BESIDE_COPY[device]
+    lines = [
+        f"| maps beyond the cache | {title} | faster than eager, its better layout | than `torch.compile` "
+        "| saved for backward, of the input (eager) |\n|---|---|---|---|---|\n"
+    ]
     for rows in groups(measurements):
         right = [row for row in rows if row[OURS].regime == "memory" and row[OURS].status == OK]
         if right:
             m = right[0][OURS]
-            values = (quantity.over(right) for quantity in (COPY_TIME, OF_EAGER, OF_COMPILED))
-            cells = ["-" if v is None else f"{v:.2g}x" for v in values]
+            forms = {beside_copy: form, OF_EAGER: "{:.2g}x", OF_COMPILED: "{:.2g}x"}
+            values = ((quantity.over(right), form) for quantity, form in forms.items())
+            cells = ["-" if value is None else form.format(value) for value, form in values]
             cells = [f"`{m.op}` {m.direction}, {m.layout}, {m.dtype}", *cells, _saved(right)]
             lines.append(f"| {' | '.join(cells)} |\n")
-    return HEAD + "".join(lines)
+    return "".join(lines)
 
 
 def source(about: dict[str, str]) -> str:
@@ -49,8 +54,9 @@ def source(about: dict[str, str]) -> str:
 
 def main(results: str, readme: str) -> None:
     measurements, about = read(Path(results))
-    fill(Path(readme), "figures", table(measurements) + source(about))
-    draw_speedups(measurements, about, Path(readme).parent / "docs/speedup-memory.png")
+    device = about["device"]
+    fill(Path(readme), f"figures-{device}", table(measurements, device) + source(about))
+    draw_speedups(measurements, about, Path(readme).parent / f"docs/speedup-{device}.png")
 
 
 if __name__ == "__main__":

@@ -82,13 +82,14 @@ class Quantity:
 
 
 COPY_TIME = Quantity("time / copy", lambda row: row[OURS].ratio_to_copy)
+OF_COPY = Quantity("of copy", of_copy)
 OF_EAGER = Quantity("eager x", lambda row: times_of_ours(row, EAGER))
 OF_COMPILED = Quantity("compile x", lambda row: times_of_ours(row, COMPILED))
 SPEEDUP = Quantity("best x", lambda row: times_of_ours(row, BASELINES))
 SAVED = Quantity("saved (most)", lambda row: row[OURS].saved_of_input, max)
 QUANTITIES = (
     COPY_TIME,
-    Quantity("of copy", of_copy),
+    OF_COPY,
     Quantity("least", of_copy, min),
     OF_EAGER,
     OF_COMPILED,

@@ -375,6 +375,11 @@ def _far() -> Iterator[Case]:
             "far", (2, 3, 9, 7), taps=("s2", "s3"), stride=pick((1, 2)), dtype=dtype, padding_mode=pick(modes),
             padding=((before, 9 - before), (before - 3, 11 - before)), layout=pick(("contiguous", "channels_last")),
         ))  # fmt: skip
+        for taps in ("s2", "s3", "s4", "s5"):
+            yield Case(
+                "far", (2, 4, 9, 7), taps=taps, dtype=dtype, padding_mode=pick(modes), padding=(before, 9 - before),
+                layout=pick(("contiguous", "channels_last")),
+            )  # fmt: skip
 
 
 CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools(), *_forms(), *_far())}.values())

@@ -330,24 +330,22 @@ struct Dispatch {
     return error ? error : launch(TapsSum<T>{arguments}, stream);
   }
   static const char* from_partial_sums(const TapsArguments& arguments, const TapsGradientSplit& split, void* stream) {
-    const Shape& shape = arguments.shape;
-    const bool has = sizeof(T) <= 4 && has_vectors<T>(shape, arguments.x, arguments.x_strides, split.vector) &&
-                     has_vectors<T>(shape, arguments.grad, arguments.grad_strides, split.vector);
-    const int64_t vector = has ? split.vector : 1;
-    const char* error = with_index(shape, {arguments.grad_strides, arguments.x_strides}, [&](auto index) {
-      return static_switch<2, 3, 4, 5>(split.taps, [&](auto taps) {
+    return with_index(arguments.shape, {arguments.grad_strides, arguments.x_strides}, [&](auto index) {
+      constexpr bool may_have_vectors = sizeof(T) <= 4 && sizeof(index) == 4;
+      const bool has = may_have_vectors &&
+                       has_vectors<T>(arguments.shape, arguments.x, arguments.x_strides, split.vector) &&
+                       has_vectors<T>(arguments.shape, arguments.grad, arguments.grad_strides, split.vector);
+      const int64_t vector = has ? split.vector : 1;
+      const char* error = static_switch<2, 3, 4, 5>(split.taps, [&](auto taps) {
         return static_switch<4, 1>(vector, [&](auto lanes) {
-          if constexpr (lanes > 1 && (taps > 3 || sizeof(T) > 4)) {
-            return "no vectors of so many taps";
-          } else {
-            using Kernel = TapsGradientPartials<T, taps, lanes, decltype(index)>;
-            return launch_block_kernel(Kernel(arguments, split), split.blocks(lanes), Kernel::shared_bytes, stream);
-          }
+          constexpr int some = may_have_vectors && taps <= 3 ? int(lanes) : 1;
+          using Kernel = TapsGradientPartials<T, taps, some, decltype(index)>;
+          return launch_block_kernel(Kernel(arguments, split), split.blocks(some), Kernel::shared_bytes, stream);
         });
       });
+      const TapsGradientTotal<T> total(arguments, split, vector);
+      return error ? error : launch_block_kernel(total, split.rows, total.shared_bytes(), stream);
     });
-    const TapsGradientTotal<T> total(arguments, split, vector);
-    return error ? error : launch_block_kernel(total, split.rows, total.shared_bytes(), stream);
   }
   static constexpr Kernels kernels{blur, blur_backward, max_blur, max_blur_backward, taps_gradient};
 };

@@ -28,7 +28,7 @@ template <class T, int K, int V, class I>
 struct TapsGradientPartials {
   using Thread = gpu::Thread<TapsGradientSplit::threads>;
   using Vector = Pixel<T, V>;
-  static constexpr int warps = Thread::count / 32, resident = K > 3 || sizeof(I) == 8 ? 4 : V > 1 ? 6 : 8;
+  static constexpr int warps = Thread::count / 32, resident = K > 3 || sizeof(I) == 8 ? 4 : V > 1 ? 5 : 8;
 
   BasicAxis<I> height, width;
   View<T, I> grad, x;
