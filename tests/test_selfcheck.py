@@ -43,6 +43,13 @@ def test_cases_have_names_of_their_own_and_reach_every_op() -> None:
     assert seen == set(ops._REFERENCE)
 
 
+def test_every_family_is_run_on_the_backend_that_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others stop in time: Triton would compile for minutes beside CUDA kernels."""
+    monkeypatch.setattr(run, "_servings", lambda: [("cpu", "cpu"), ("cpu", "reference")])
+    report = aablur.check(seconds=0, speed=False)
+    assert [served.cases for served in report.served] == [count_families(), 1]
+
+
 MACHINE_CODE = """
 import sys
 from benchmarks.codegen.interpreter import LIBRARY, Interpreter

@@ -151,7 +151,7 @@ def check(only: str | None = None, seconds: float = 10.0, speed: bool = True, pr
     Args:
         only: a regular expression that the names of cases must match. Default None, all.
         seconds: of the cases on one backend of one device. Those that reach every family are run however long they take
-            (Triton compiles each); others only before. Default 10.
+            on the backend that serves there (Triton compiles each); others only before. Default 10.
         speed: whether to measure too, some 20 seconds a device. Default True.
         progress: show a bar on standard error: None is on a terminal, if rich is installed. Default False.
 
@@ -170,7 +170,8 @@ def check(only: str | None = None, seconds: float = 10.0, speed: bool = True, pr
     total = len(servings) * len(chosen) + sum(len(shapes(device)) for device in timed)
     with progress_bar(progress, total, "cases", "models") as advance:
         for device, backend in servings:
-            served.append(_run_cases(device, backend, chosen, count_families(), seconds, advance))
+            serves = device not in {s.device for s in served}
+            served.append(_run_cases(device, backend, chosen, count_families() if serves else 1, seconds, advance))
             advance(len(chosen) - served[-1].cases)
         for device in timed:
             speeds[device] = []

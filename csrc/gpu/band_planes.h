@@ -79,12 +79,12 @@ struct PlaneBands {
     row_groups = rows, column_groups = strip_columns.groups(result_size[1]);
     pairs = result_size[1] % 2 == 0 && strip_columns.start % 2 == 0;
   }
-  // Forms that are compiled for it, too: the result's row of a strip is a vector of 8 or 16 bytes, and where it steps
-  // by vectors of the source, one lies behind the first word that it reads.
+  // By vectors: a strip's row of results is one of 8 or 16 bytes; and where strips are a vector of the source apart,
+  // one follows the first word that each reads. The default form is compiled for that, too.
   static constexpr int vector = 16 / int(sizeof(T));
   static constexpr bool reads_vectors = own * down % vector == 0;
   static constexpr bool may_go_by_vectors = is_default<Form> && (Y * sizeof(T) == 8 || Y * sizeof(T) == 16);
-  // Where x and out are known: of strips that read `count` columns, the first from `first` on.
+  // Decides, once x and out are known; the first strip reads `count` columns from `first` on.
   void align(int first, int count) {
     auto are_whole = [](const void* map, int columns, int step) {
       return reinterpret_cast<uintptr_t>(map) % 16 == 0 && columns % step == 0;

@@ -42,7 +42,7 @@ using BandTable = float[Band::most_rows][8];
 template <class Form>
 AABLUR_HOST_DEVICE inline void fill_weights(const Band& band, const float* taps, float (*weight)[8], int thread,
                                             int threads) {
-  constexpr int count = Form::entries;
+  constexpr int count = Form::entries <= 4 ? 4 : 8;  // whole vectors are read
   for (int i = thread; i < band.rows() * count; i += threads)
     weight[i / count][i % count] =
         weight_of<Form>(band, i / count, i % count, [&](int t) { return taps ? taps[t] : binomial<Form::taps>(t); });

@@ -6,11 +6,11 @@
 
 namespace aablur::gpu {
 
-// Threads of a block, where threads share nothing: four warps. Kernels ask for so many resident blocks: of registers
-// that let more warps hide the latency of memory they have fewer.
+// Threads of a block, where threads share nothing: four warps.
 constexpr int block_threads = 128;
 
-// The default of every network: other shapes would spill where these have registers to spare.
+// `resident` below: blocks of a multiprocessor that registers are to leave room for. More warps hide more of the
+// latency of memory; each value is what was fastest on an H200. Forms other than the default would spill.
 template <class Form>
 constexpr bool is_default = Form::taps == 3 && Form::up * Form::down == 2;
 
@@ -64,7 +64,8 @@ constexpr int resident_backward = sizeof(T) == 4 && Window == 3 && is_default<Fo
 
 // Threads of a block; columns of the result that a thread makes side by side (a strip); the most rows that it rolls
 // down (a segment), and to how many a segment's set-up comes. A block takes planes until it has `enough` KB of shared
-// memory, so that several are resident: in different phases they keep memory busy. Registers are to allow `Resident`.
+// memory, so that several are resident: in different phases they keep memory busy. Sizes are those that were fastest on
+// an H200.
 template <int Threads, int Columns, int Longest, int SetUp, int Enough, int Resident>
 struct SmemConfig {
   static constexpr int threads = Threads, columns = Columns, longest = Longest, set_up = SetUp, enough = Enough << 10,
