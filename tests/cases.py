@@ -377,8 +377,8 @@ def _far() -> Iterator[Case]:
         ))  # fmt: skip
         for taps in ("s2", "s3", "s4", "s5"):
             yield Case(
-                "far", (2, 4, 9, 7), taps=taps, dtype=dtype, padding_mode=pick(modes), padding=((before, 9 - before),) * 2,
-                layout=pick(("contiguous", "channels_last")),
+                "far", (2, 4, 9, 7), taps=taps, dtype=dtype, padding_mode=pick(modes),
+                padding=((before, 9 - before),) * 2, layout=pick(("contiguous", "channels_last")),
             )  # fmt: skip
 
 

@@ -17,7 +17,19 @@ from benchmarks.devices import device_of
 from benchmarks.providers import COPY, OURS, PROVIDERS, TRITON, takes_part
 from benchmarks.record import RESULTS, read
 from benchmarks.report import report, rows_of
-from benchmarks.workloads import BACKWARD, BOTH, FORWARD, HUGE_SHAPE, MAPS, OPS, PASSES, TRAINING, Workload, catalogue
+from benchmarks.workloads import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    HUGE_SHAPE,
+    MAPS,
+    OPS,
+    PASSES,
+    RESNET_POOL,
+    TRAINING,
+    Workload,
+    catalogue,
+)
 
 ROOT = Path(__file__).parent.parent
 # What an environment with torch and pytest lacks.
@@ -162,5 +174,7 @@ def test_idle_multiprocessors_are_predicted() -> None:
     list(product(model.OPS, model.LAYOUTS, ("bfloat16", "float32"), (OURS, TRITON))),
 )
 def test_the_committed_counts_predict(op: tuple[str, str], layout: str, dtype: str, provider: str) -> None:
+    """All but Triton's of ResNet's pool, which have no budget."""
     row = workload(*op, layout, dtype_name=dtype, shape=(64, 256, 56, 56))
-    assert model.predict(row, provider, model.CARDS[0], model.counted())
+    predicted = model.predict(row, provider, model.CARDS[0], model.counted())
+    assert (predicted is None) == (provider == TRITON and op[0] == RESNET_POOL)
