@@ -295,7 +295,7 @@ def max_pool_indices(x: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         pooled = pooled_sizes(geometry, x.shape[2:])
         return x.new_empty(*x.shape[:2], *pooled), x.new_empty(*x.shape[:2], *pooled, dtype=torch.int64)
     if x.is_cuda:
-        x = x.contiguous()  # of a window that is all -inf, torch's kernel for channels_last says index 0 of the map
+        x = x.contiguous()  # for a window that is all -inf, torch's channels_last kernel returns index 0 of the map
     return pool(
         x, [a.window for a in axes], 1, [a.window_padding for a in axes], [a.window_dilation for a in axes],
         return_indices=True,

@@ -139,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(aablur.info(), flush=True)
     cache = f", {about['threads']} threads, last-level cache {last_level_cache() >> 20} MiB" * (device.kind == "cpu")
     print(f"{about['hardware']}{cache}, {len(jobs)} rows", flush=True)
-    part = "-part" if options.quick or options.only or device.dry else ""  # keeps a whole run's results
+    is_part = options.quick or options.only or options.providers or options.no_compile or device.dry
+    part = "-part" if is_part else ""  # keeps a whole run's results
     part += "-kept-memory" if options.keep_memory else ""
     hardware = "dry-run" if device.dry else slug(about["hardware"])
     stem = options.out / f"{'gpu' if device.kind == 'cuda' else 'cpu'}-{hardware}{part}"

@@ -18,7 +18,7 @@ from .workloads import FORWARD, STRIDE, Workload
 
 # Largest error allowed, as a fraction of the largest magnitude of the float64 result.
 TOLERANCES = {
-    "float32": (2e-6, "some twenty roundings of 2**-24 in the sums of 9 taps and 4 windows"),
+    "float32": (2e-6, "some twenty roundings of 2**-24 in the sums of 9 taps"),
     "bfloat16": (2**-8, "sums in float32, then one rounding of at most 2**-9"),
     "float16": (2**-11, "sums in float32, then one rounding of at most 2**-12"),
 }

@@ -66,6 +66,12 @@ def _ours(workload: Workload, where: str) -> Call:
     return partial(max_blur, window=workload.window, window_padding=workload.window_padding)
 
 
+def _max_pool(workload: Workload, where: str) -> Call:
+    """What networks without a blur have there."""
+    window, padding = max(2, workload.window), workload.window_padding
+    return lambda x: F.max_pool2d(x, window, STRIDE, padding)
+
+
 def _unfused(workload: Workload, where: str, zeros: bool = False) -> Call:
     window, padding = workload.window, workload.window_padding
     return Unfused(workload.shape[1], workload.dtype, window, padding, zeros).to(where)
@@ -120,7 +126,7 @@ PROVIDERS = (
     Provider(EAGER[2], _unfused, devices=GPU, layout="channels_last", setting=_cudnn_benchmark),
     Provider(COMPILE, _compiled),
     Provider(AUTOTUNE, partial(_compiled, mode="max-autotune-no-cudagraphs"), devices=GPU),
-    Provider(MAX_POOL, lambda workload, where: lambda x: F.max_pool2d(x, 2, stride=STRIDE), 0, GPU),
+    Provider(MAX_POOL, _max_pool, 0, GPU),
     Provider("conv with zero padding", partial(_unfused, zeros=True), 0, GPU),
 )
 

@@ -22,12 +22,13 @@ BESIDE_COPY = {  # of a device: the column's title, and what stands in it
 def _saved(rows: Sequence[Row]) -> str:
     eager = [row[EAGER_NCHW].saved_of_input or 0 for row in rows if EAGER_NCHW in row]
     mine = SAVED.over(rows)
-    return "" if mine is None else f"{mine:.2g} ({max(eager):.2g})"
+    beside = f" ({max(eager):.2g})" if eager else ""
+    return "" if mine is None else f"{mine:.2g}{beside}"
 
 
 def table(measurements: Sequence[Measurement], device: str) -> str:
-    """Geometric means by op, pass, layout and dtype, of rows beyond the cache in which aablur's result was right. Of
-    float16, which differs from bfloat16 by conversions alone, one map is measured: it has none."""
+    """Geometric means by op, pass, layout and dtype, of rows beyond the cache in which aablur's result was right.
+    float16 has no row: it differs from bfloat16 by conversions alone, and one map of it is measured."""
     title, beside_copy, form = BESIDE_COPY[device]
     lines = [
         f"| maps beyond the cache | {title} | faster than eager, its better layout | than `torch.compile` "

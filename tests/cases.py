@@ -242,6 +242,18 @@ def _generate() -> Iterator[Case]:
                 )
 
 
+def _filters() -> Iterator[Case]:
+    """A filter for each channel, on so many planes that a GPU's blocks have several."""
+    pick, modes = random.Random(2027).choice, list(MODES)
+    for planes, side in (((17, 301), 3), ((13, 83), 7), ((3, 367), 14)):
+        for dtype in ("f16", "bf16", "f32"):
+            for window in (None, 2, 3):
+                yield Case(
+                    "filters", (*planes, side, side), taps=f"c{pick((3, 4))}", dtype=dtype, padding_mode=pick(modes),
+                    layout=pick(("contiguous", "offset")), window=window, window_padding=int(window == 3),
+                )  # fmt: skip
+
+
 def _narrow() -> Iterator[Case]:
     """Maps so narrow that no output, or hardly one, reads no border."""
     pick, modes, dtypes = random.Random(1906).choice, list(MODES), list(DTYPES)
@@ -342,7 +354,7 @@ def _forms() -> Iterator[Case]:
                             "form", (1, channels, 13, 18), taps=taps, stride=stride, dtype=dtype, layout=layout,
                             padding_mode=mode,
                         )  # fmt: skip
-                        if stride < 4 and channels in (16, 5):
+                        if channels == 2 or (stride < 4 and channels in (16, 5)):
                             yield Case(
                                 "form", (1, channels, 13, 18), taps=f"c{taps}", stride=stride, dtype=dtype,
                                 layout=layout, padding_mode=mode,
@@ -382,4 +394,8 @@ def _far() -> Iterator[Case]:
             )  # fmt: skip
 
 
-CASES = list({case.id: case for case in (*_generate(), *_shared(), *_narrow(), *_pools(), *_forms(), *_far())}.values())
+CASES = list(
+    {
+        case.id: case for case in (*_generate(), *_shared(), *_filters(), *_narrow(), *_pools(), *_forms(), *_far())
+    }.values()
+)

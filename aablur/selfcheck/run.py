@@ -143,15 +143,16 @@ def _run_cases(
 def check(only: str | None = None, seconds: float = 10.0, speed: bool = True, progress: bool | None = False) -> Report:
     """Whether aablur is right on this machine, and how fast: what to run first after an install.
 
-    1. Each backend that can serve a device here runs some hundred calls, forward and backward, that between them reach
-       every family of kernels. Each result is compared with the reference's in float64.
+    1. The backend that serves a device runs some hundred calls, forward and backward, that between them reach every
+       family of kernels; others that could serve it run as many as fit into ``seconds``, at least one. Each result is
+       compared with the reference's in float64.
     2. On each device three maps of a ResNet-50 are timed: the bandwidth of a forward over that of a copy, and how many
        times as fast as the usual chain of torch's own ops it is.
 
     Args:
         only: a regular expression that the names of cases must match. Default None, all.
-        seconds: of the cases on one backend of one device. Those that reach every family are run however long they take
-            on the backend that serves there (Triton compiles each); others only before. Default 10.
+        seconds: of the cases on one backend of one device. The backend that serves there runs all cases that reach a
+            family, however long they take; another stops at this limit (Triton compiles for minutes). Default 10.
         speed: whether to measure too, some 20 seconds a device. Default True.
         progress: show a bar on standard error: None is on a terminal, if rich is installed. Default False.
 

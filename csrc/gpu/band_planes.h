@@ -49,8 +49,8 @@ struct PlaneBands {
   const T* x = nullptr;
   T* out = nullptr;
 
-  // Where shared memory begins: the weights of both axes, as much of a BandTable as there is, of filters of each
-  // channel for every plane; and a row of zeros.
+  // Where shared memory begins: the weights of both axes, as much of a BandTable as there is, with filters of each
+  // channel those of every plane of the block; then a row of zeros.
   struct Tables {
     float (*rows)[8], (*columns)[8];
     T* zeros;
@@ -79,8 +79,8 @@ struct PlaneBands {
     row_groups = rows, column_groups = strip_columns.groups(result_size[1]);
     pairs = result_size[1] % 2 == 0 && strip_columns.start % 2 == 0;
   }
-  // By vectors: a strip's row of results is one of 8 or 16 bytes; and where strips are a vector of the source apart,
-  // one follows the first word that each reads. The default form is compiled for that, too.
+  // By vectors: a strip stores a row of results as one vector of 8 or 16 bytes; where strips begin a vector of the
+  // source apart, it also reads one, behind its first word. Only the default form is compiled for it.
   static constexpr int vector = 16 / int(sizeof(T));
   static constexpr bool reads_vectors = own * down % vector == 0;
   static constexpr bool may_go_by_vectors = is_default<Form> && (Y * sizeof(T) == 8 || Y * sizeof(T) == 16);
@@ -90,7 +90,8 @@ struct PlaneBands {
       return reinterpret_cast<uintptr_t>(map) % 16 == 0 && columns % step == 0;
     };
     const int behind = int(floor_div(first, halves)) * halves + halves;
-    by_vectors = may_go_by_vectors && are_whole(out, result_size[1], Y) && strip_columns.start % Y == 0 &&
+    by_vectors = may_go_by_vectors && are_whole(out, result_size[1], Y) &&
+                 strip_columns.first(strip_columns.left(0)) % Y == 0 &&
                  (!reads_vectors || (are_whole(x, source_size[1], vector) && behind % vector == 0 && first >= -count));
   }
   // Calls f(whether strips go by vectors).
@@ -141,7 +142,7 @@ struct PlaneBands {
     AABLUR_NO_UNROLL
     for (int p = thread.index / 32; p < planes; p += Thread::count / 32) {
       uint32_t plane = uint32_t(block.plane + p);
-      const int taps = taps_row ? int(channels.split(plane)) * taps_row : 0;
+      const int64_t taps = taps_row ? int64_t(channels.split(plane)) * taps_row : 0;
       const Tables tables(*this, shared, p);
       fill_weights<Form>(height, row_taps ? row_taps + taps : nullptr, tables.rows, thread.index % 32, 32);
       fill_weights<Form>(width, column_taps ? column_taps + taps : nullptr, tables.columns, thread.index % 32, 32);

@@ -37,7 +37,7 @@ AABLUR_HOST_DEVICE inline void add_weighed(int phase, int j, float weight, float
   else if (Form::has(phase, j)) total += weight * value;
 }
 
-// The weights of an axis, for taps that all channels share: rows of 8, as core/bands.h says.
+// The weights of an axis, of one filter: rows of 8, as core/bands.h says.
 using BandTable = float[Band::most_rows][8];
 template <class Form>
 AABLUR_HOST_DEVICE inline void fill_weights(const Band& band, const float* taps, float (*weight)[8], int thread,
@@ -248,7 +248,7 @@ struct BandTiles {
         float tap[Form::taps];
         AABLUR_UNROLL
         for (int t = 0; t < Form::taps; ++t)
-          tap[t] = taps ? taps[(channel + l) * taps_row + t] : binomial<Form::taps>(t);
+          tap[t] = taps ? taps[int64_t(channel + l) * taps_row + t] : binomial<Form::taps>(t);
         AABLUR_UNROLL
         for (int e = 0; e < Form::entries; ++e)
           weight[e][l] = weight_of<Form>(band, row, e, [&](int t) { return tap[t]; });

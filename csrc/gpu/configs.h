@@ -9,8 +9,8 @@ namespace aablur::gpu {
 // Threads of a block, where threads share nothing: four warps.
 constexpr int block_threads = 128;
 
-// `resident` below: blocks of a multiprocessor that registers are to leave room for. More warps hide more of the
-// latency of memory; each value is what was fastest on an H200. Forms other than the default would spill.
+// `resident` below: how many blocks a multiprocessor's registers must have room for. More warps hide more of the
+// latency of memory; each value is what was fastest on an H200. Other forms would spill at these values.
 template <class Form>
 constexpr bool is_default = Form::taps == 3 && Form::up * Form::down == 2;
 

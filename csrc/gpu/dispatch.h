@@ -127,10 +127,11 @@ bool queue_planes(Kernel kernel, const Shape& shape, const Filters& filters, con
                   void* stream, const char*& error) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   int64_t shared_bytes = 0;
-  if (filters.per_channel) kernel.taps_row = int(filters.row), kernel.channels = Divisor(uint32_t(shape.channels));
+  if (filters.per_channel) kernel.taps_row = int(filters.row);
   if (!are_planes(shape, maps.strides, backward ? height.out() : height.size, backward ? width.out() : width.size) ||
       !kernel.divide(shape, shape.images * shape.channels, shared_bytes))
     return false;
+  kernel.channels = Divisor(uint32_t(shape.channels));
   kernel.x = static_cast<decltype(kernel.x)>(maps.x), kernel.out = static_cast<decltype(kernel.out)>(maps.out);
   if constexpr (Kernel::has_codes) kernel.codes = maps.codes;
   kernel.align();

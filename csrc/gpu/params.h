@@ -73,7 +73,7 @@ struct TapsGradientSplit {
     taps = width.taps;
     if (shape.channels_last && taps <= 3 && shape.channels % 4 == 0) vector = 4;
     rows = filters.per_channel ? shape.channels : 1;
-    // Of filters of each channel a lane's partial sums go to memory: fewer of them.
+    // With filters of each channel each lane's partial sums go to memory: fewer of them.
     const int64_t most_parts = most_threads * (rows > 1 ? 1 : vector) / lanes;
     parts = ceil_div(rest, ceil_div(rest, std::max<int64_t>(1, most_parts)));
   }

@@ -1,7 +1,9 @@
-// Dense planes of NCHW maps, staged in shared memory: how they are cut, copied in and out, and read by words.
+// Dense planes of NCHW maps, staged in shared memory: how they are cut, copied in and out, and read by words or
+// vectors.
 //
 // Bank conflicts: neighbours of a warp take neighbouring strips. Wider ones take fewer instructions and meet more often
-// in a bank: words of 8 halves by fours. Where rows are whole vectors, vectors are read and stored, which never do.
+// in a bank: words of 8 halves by fours. Where rows are whole vectors, they are read and stored by vectors, which have
+// no conflicts (the words beside a vector still do).
 #pragma once
 
 #include "gpu/configs.h"

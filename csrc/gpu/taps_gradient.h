@@ -15,7 +15,7 @@
 namespace aablur::gpu {
 
 #if defined(__CUDACC__)
-// Of the values of a warp, in one order; all threads have it.
+// The sum over a warp, always in the same order; every thread gets it.
 __device__ inline double sum_of_warp(double value) {
   AABLUR_UNROLL
   for (int away = 16; away > 0; away /= 2) value += __shfl_xor_sync(~0u, value, away);
