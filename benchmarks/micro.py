@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from .devices import Device, Others, Step, Times, interleave, summary
 from .providers import MAX_POOL, OURS, Call, blur, max_blur
 from .record import Measurement
-from .workloads import BOTH, FORWARD, OPS
+from .workloads import BOTH, FORWARD
 
 INFERENCE = "inference"  # no gradient is asked for; else the graph is recorded
 TINY = (1, 4, 4, 4)
@@ -36,7 +36,8 @@ def _step(op: Call, x: torch.Tensor, backward: bool) -> Step:
 def overhead(device: Device) -> list[Measurement]:
     """Host time of one eager call on a tiny input, without and with a gradient, beside F.max_pool2d's."""
     measurements = []
-    ops: dict[str, Call] = {MAX_POOL: lambda x: F.max_pool2d(x, 2), **dict(zip(OPS[:2], (blur, max_blur), strict=True))}
+    ours: dict[str, Call] = {"blur_pool2d": blur, "max_blur_pool2d": max_blur}
+    ops: dict[str, Call] = {MAX_POOL: lambda x: F.max_pool2d(x, 2), **ours}
     for direction in (INFERENCE, FORWARD, BOTH):
         x = torch.rand(TINY, device=device.where).requires_grad_(direction != INFERENCE)
         others = Others()
@@ -44,7 +45,7 @@ def overhead(device: Device) -> list[Measurement]:
         budget_s = 0.0 if device.dry else 2.0
         times = interleave(calls, rounds=device.rounds, budget_s=budget_s, settle=device.settle)
         busy = others.cores() if device.kind == "cpu" else None
-        for op in OPS[:2]:
+        for op in ours:
             name, size = f"overhead/{op}/{direction}", "x".join(map(str, TINY))
             for who, taken in ((OURS, times[op]), (MAX_POOL, times[MAX_POOL])):
                 row = Measurement(name, op, direction, "NCHW", "float32", "overhead", "", size, who, others_cores=busy)

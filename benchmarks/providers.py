@@ -56,8 +56,9 @@ def blur(x: Tensor) -> Tensor:
 
 
 def max_blur(x: Tensor, window: int = 2, window_padding: int = 0) -> Tensor:
-    options = {"taps": TAPS, "stride": STRIDE, "padding_mode": PADDING_MODE, "window_padding": window_padding}
-    return aablur.max_blur_pool2d(x, window, **options)
+    return aablur.max_blur_pool2d(
+        x, window, taps=TAPS, stride=STRIDE, padding_mode=PADDING_MODE, window_padding=window_padding
+    )
 
 
 def _ours(workload: Workload, where: str) -> Call:
@@ -73,8 +74,8 @@ def _max_pool(workload: Workload, where: str) -> Call:
 
 
 def _unfused(workload: Workload, where: str, zeros: bool = False) -> Call:
-    window, padding = workload.window, workload.window_padding
-    return Unfused(workload.shape[1], workload.dtype, window, padding, zeros).to(where)
+    w = workload
+    return Unfused(w.shape[1], w.dtype, w.window, w.window_padding, zeros).to(where)
 
 
 def _compiled(workload: Workload, where: str, mode: str = "default") -> Call:

@@ -34,9 +34,9 @@ def table(measurements: Sequence[Measurement], device: str) -> str:
         f"| maps beyond the cache | {title} | faster than eager, its better layout | than `torch.compile` "
         "| saved for backward, of the input (eager) |\n|---|---|---|---|---|\n"
     ]
-    for rows in groups(measurements):
+    shown = [m for m in measurements if m.dtype != "float16"]
+    for rows in groups(shown):
         right = [row for row in rows if row[OURS].regime == "memory" and row[OURS].status == OK]
-        right = [row for row in right if row[OURS].dtype != "float16"]
         if right:
             m = right[0][OURS]
             forms = {beside_copy: form, OF_EAGER: "{:.2g}x", OF_COMPILED: "{:.2g}x"}

@@ -54,13 +54,13 @@ def test_a_dry_run_of_the_tests(tools: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("finds", [False, True], ids=["clean", "finds"])
 def test_a_dry_run_of_the_sanitizer(finds: bool, tools: Path, tmp_path: Path) -> None:
     """One that finds something fails the target, and the other tool runs all the same."""
-    body = 'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $*" >> "$0.log"; tool=$2; shift 6; '
-    program(tools / "compute-sanitizer", body + ('test "$tool" != memcheck' if finds else '"$@"'))
+    body = 'echo "$PYTORCH_NO_CUDA_MEMORY_CACHING $*" >> "$0.log"; tool=$2; shift 6; "$@" || exit 1; '
+    program(tools / "compute-sanitizer", body + ('test "$tool" != memcheck' if finds else "true"))
     done = make(tools, "gpu-sanitize", "DRY_RUN=1", f"OUT={tmp_path}")
     assert (done.returncode != 0) == finds, done.stdout + done.stderr
     said = (tools / "compute-sanitizer.log").read_text().splitlines()
     assert [line.split(" --error-exitcode 1 ")[0] for line in said] == ["1 --tool memcheck", "1 --tool racecheck"]
-    for tool in () if finds else ("memcheck", "racecheck"):
+    for tool in ("memcheck", "racecheck"):
         ran, failed = counts_in(tmp_path / f"{tool}.xml")
         assert 10 < ran < 60 and failed == 0
 

@@ -106,7 +106,7 @@ def _machine() -> dict[str, str]:
 
 
 def _servings() -> list[tuple[str, str]]:
-    """The devices, each with every backend that can serve it, but for the reference."""
+    """The devices, each with every backend that can serve it, first the one that does, but for the reference."""
     found = [("cpu", "cpu")] if backends.why_not("cpu") is None else []
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):

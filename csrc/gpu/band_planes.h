@@ -142,7 +142,7 @@ struct PlaneBands {
     AABLUR_NO_UNROLL
     for (int p = thread.index / 32; p < planes; p += Thread::count / 32) {
       uint32_t plane = uint32_t(block.plane + p);
-      const int64_t taps = taps_row ? int64_t(channels.split(plane)) * taps_row : 0;
+      const int64_t taps = int64_t(channels.split(plane)) * taps_row;
       const Tables tables(*this, shared, p);
       fill_weights<Form>(height, row_taps ? row_taps + taps : nullptr, tables.rows, thread.index % 32, 32);
       fill_weights<Form>(width, column_taps ? column_taps + taps : nullptr, tables.columns, thread.index % 32, 32);

@@ -185,7 +185,7 @@ struct BandTiles {
   static constexpr int reach = Form::reach,
                        kept = reach > Form::down ? reach - Form::down : 0;  // the next group's, too
   static constexpr int N = (G - 1) * Form::down + reach, X = G * Form::up;  // columns of the source, and of results
-  static constexpr bool has_codes = false;
+  static constexpr bool has_codes = false, has_filters = PerChannel;        // a filter for each channel
   static constexpr int resident = 4;
 
   struct Shared {
@@ -199,7 +199,7 @@ struct BandTiles {
   uint32_t x_image = 0, x_plane = 0, x_lane = 0, x_row = 0, x_pixel = 0;  // bytes
   uint32_t out_image = 0, out_plane = 0, out_row = 0, out_pixel = 0;
   const float *row_taps = nullptr, *column_taps = nullptr;  // of the first channel; null for binomials
-  int taps_row = 0;                                         // from channel to channel
+  int taps_row = 0;                                         // from channel to channel; 0 where all share them
   const char* x = nullptr;
   char* out = nullptr;
 

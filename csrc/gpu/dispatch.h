@@ -62,11 +62,11 @@ struct Maps {
 // Lays out a kernel of BandTiles and queues it, as many images at a time as 32 bits reach; false where one is too
 // large, or has no such vectors.
 template <class Kernel>
-bool queue_tiles(Kernel kernel, const Shape& shape, const Filters& filters, const Maps& maps, bool backward,
-                 void* stream, const char*& error) {
+bool queue_tiles(Kernel kernel, const Shape& shape, const Maps& maps, bool backward, void* stream, const char*& error) {
   constexpr int64_t bytes = sizeof(typename Kernel::Element), reach = (int64_t(1) << 32) - 1,
                     most = (int64_t(1) << 31) - 1;
   const Strides& strides = maps.strides;
+  if (kernel.taps_row > 0 && !Kernel::has_filters) return false;
   if (!has_vectors<typename Kernel::Element>(shape, maps.x, strides, Kernel::V)) return false;
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   const int64_t channels = shape.channels, pixel = shape.channels_last ? channels : 1;
@@ -92,7 +92,6 @@ bool queue_tiles(Kernel kernel, const Shape& shape, const Filters& filters, cons
   kernel.segment = int(segment_of(groups, shape.images * planes * columns * lanes, multiprocessors()));
   const int64_t segments = ceil_div(groups, kernel.segment), threads = planes * segments * columns * lanes;
   if (threads > most) return false;
-  kernel.taps_row = int(filters.row);
   kernel.lanes = Divisor(uint32_t(lanes)), kernel.columns = Divisor(uint32_t(columns));
   kernel.segments = Divisor(uint32_t(segments)), kernel.planes = Divisor(uint32_t(planes));
   int64_t step = std::min({most / threads, reach / out_end, shape.images});
@@ -123,11 +122,10 @@ inline bool are_planes(const Shape& shape, const Strides& strides, int64_t heigh
 
 // Cuts dense planes for a kernel of PlaneBands and queues it; false where they do not fit shared memory.
 template <class Kernel>
-bool queue_planes(Kernel kernel, const Shape& shape, const Filters& filters, const Maps& maps, bool backward,
-                  void* stream, const char*& error) {
+bool queue_planes(Kernel kernel, const Shape& shape, const Maps& maps, bool backward, void* stream,
+                  const char*& error) {
   const Axis &height = shape.axis[1], &width = shape.axis[2];
   int64_t shared_bytes = 0;
-  if (filters.per_channel) kernel.taps_row = int(filters.row);
   if (!are_planes(shape, maps.strides, backward ? height.out() : height.size, backward ? width.out() : width.size) ||
       !kernel.divide(shape, shape.images * shape.channels, shared_bytes))
     return false;
@@ -165,6 +163,7 @@ Kernel with_bands(const Band& rows, const Band& columns, const Filters& filters)
   const float* all = static_cast<const float*>(filters.taps);
   if (all && filters.offset[1] >= 0) kernel.row_taps = all + filters.offset[1];
   if (all) kernel.column_taps = all + filters.offset[2];
+  if (filters.per_channel) kernel.taps_row = int(filters.row);
   return kernel;
 }
 
@@ -188,13 +187,11 @@ bool blur_by_bands(const BlurArguments& arguments, void* stream, const char*& er
           using Vector = BandVector<T, Form>;
           auto queue = [&](auto vector, auto per_channel) {
             using Kernel = BandTile<T, Form, decltype(vector)::value, decltype(per_channel)::value>;
-            return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, Backward, stream,
-                               error);
+            return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, maps, Backward, stream, error);
           };
           auto queue_whole_planes = [&] {
             using Planes = BandPlanes<T, Form>;
-            return queue_planes(with_bands<Planes>(rows, columns, filters), shape, filters, maps, Backward, stream,
-                                error);
+            return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, Backward, stream, error);
           };
           [[maybe_unused]] constexpr std::bool_constant<true> per_channel;
           constexpr std::bool_constant<false> shared;
@@ -254,13 +251,12 @@ bool max_blur_by_bands(const BlurArguments& arguments, void* stream, const char*
     using Vector = MaxBandVector<T, Form, window>;
     auto queue = [&](auto vector, auto with_codes) {
       using Kernel = MaxBlurTile<T, Form, vector, window, with_codes>;
-      return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error);
+      return queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, maps, false, stream, error);
     };
     auto queue_any = [&](auto with_codes) {
       using Kernel = MaxBlurPlanes<T, Form, window, with_codes>;
-      return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, false, stream, error) ||
-             (!filters.per_channel &&
-              (queue(Constant<Vector::wide>{}, with_codes) || queue(Constant<Vector::half>{}, with_codes)));
+      return queue_planes(with_bands<Kernel>(rows, columns, filters), shape, maps, false, stream, error) ||
+             queue(Constant<Vector::wide>{}, with_codes) || queue(Constant<Vector::half>{}, with_codes);
     };
     return arguments.codes.data ? queue_any(std::true_type{}) : queue_any(std::false_type{});
   });
@@ -275,9 +271,8 @@ bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* str
     using Form = typename decltype(form)::type;
     using Planes = MaxBackwardPlanes<T, Form, window>;
     using Kernel = MaxBackwardTile<T, Form, MaxBandVector<T, Form, window>::backward, window>;
-    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, filters, maps, true, stream, error) ||
-           (!filters.per_channel &&
-            queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, filters, maps, true, stream, error));
+    return queue_planes(with_bands<Planes>(rows, columns, filters), shape, maps, true, stream, error) ||
+           queue_tiles(with_bands<Kernel>(rows, columns, filters), shape, maps, true, stream, error);
   });
 }
 
