@@ -31,6 +31,7 @@ class Budget:
     layout: str
     dtype: str
     batch: str  # "1", or "full"
+    rank: int  # spatial axes, all of one size
     window: int
     window_padding: int
     per_channel: bool
@@ -45,14 +46,15 @@ class Budget:
     def name(self) -> str:
         extra = f" window {self.window} padding {self.window_padding}" if self.window_padding else ""
         extra += " per channel" if self.per_channel else ""
+        extra += " 3-D" if self.rank == 3 else ""
         return f"{self.backend} {self.op} {self.layout} {self.dtype}{extra}, batch {self.batch}"
 
     def launch(self, side: int) -> Launch:
         channels = SIZES[side]
         itemsize = DTYPES[self.dtype].itemsize
-        images = 1 if self.batch == "1" else max(1, FULL // (channels * side * side * itemsize))
+        images = 1 if self.batch == "1" else max(1, FULL // (channels * side**self.rank * itemsize))
         return Launch(
-            self.op, self.dtype, self.layout, (images, channels, side, side), per_channel=self.per_channel,
+            self.op, self.dtype, self.layout, (images, channels, *[side] * self.rank), per_channel=self.per_channel,
             window=self.window, window_padding=self.window_padding, backend=self.backend,
         )  # fmt: skip
 
@@ -103,6 +105,7 @@ def read() -> list[Budget]:
                 layout=row["layout"],
                 dtype=row["dtype"],
                 batch=row["batch"],
+                rank=int(row["rank"]),
                 window=int(row["window"]),
                 window_padding=int(row["window_padding"]),
                 per_channel=row["per_channel"] == "True",

@@ -33,6 +33,15 @@ struct Source {
   Strides strides;
 };
 
+// Memory of a call's device, for what the call does there.
+class Workspace {
+ public:
+  virtual void* allocate(int64_t bytes) = 0;
+
+ protected:
+  ~Workspace() = default;
+};
+
 // Results are dense.
 struct Backend {
   const char* (*name)();
@@ -42,16 +51,15 @@ struct Backend {
   bool needs_codes;
   // Is told of each new map of a million elements and up, before anything is written there.
   void (*allocated)(void* data, int64_t bytes);
-  // How many doubles taps_gradient needs to work in.
-  int64_t (*taps_workspace)(const Problem&);
 
   void (*blur)(const Problem&, const Source& x, void* out);
   void (*blur_backward)(const Problem&, const Source& grad, void* out);
   // Codes are written where there is room for them.
-  void (*max_blur)(const Problem&, const Source& x, void* out, uint8_t* codes);
+  void (*max_blur)(const Problem&, const Source& x, void* out, uint8_t* codes, Workspace&);
   // The maxima are known from codes, or else from x.
-  void (*max_blur_backward)(const Problem&, const Source& grad, const uint8_t* codes, const Source& x, void* out);
-  void (*taps_gradient)(const Problem&, const Source& grad, const Source& x, double* workspace, void* out);
+  void (*max_blur_backward)(const Problem&, const Source& grad, const uint8_t* codes, const Source& x, void* out,
+                            Workspace&);
+  void (*taps_gradient)(const Problem&, const Source& grad, const Source& x, void* out, Workspace&);
 };
 
 }  // namespace aablur

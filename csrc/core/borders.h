@@ -15,14 +15,9 @@ template <class I>
 AABLUR_HOST_DEVICE constexpr I fold(const BasicAxis<I>& axis, std::common_type_t<I> p) {
   const I n = axis.pooled();
   if (p >= 0 && p < n) return p;
-  switch (axis.padding_mode) {
-    case PaddingMode::zeros: return outside;
-    case PaddingMode::replicate: return p < 0 ? 0 : n - 1;
-    case PaddingMode::circular: return modulo<I>(p, n);
-    case PaddingMode::reflect: break;
-  }
-  if (n == 1) return 0;
-  const I period = 2 * (n - 1);
+  if (axis.padding_mode == PaddingMode::zeros) return outside;
+  if (axis.padding_mode == PaddingMode::replicate || n == 1) return p < 0 ? 0 : n - 1;
+  const I period = axis.padding_mode == PaddingMode::circular ? n : 2 * (n - 1);
   const I q = modulo<I>(p, period);
   return q < n ? q : period - q;
 }

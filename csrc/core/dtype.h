@@ -58,9 +58,15 @@ AABLUR_HOST_DEVICE inline float widen(float16 v) {
 template <class T>
 AABLUR_HOST_DEVICE inline T narrow(accumulator<T> v) {
   if constexpr (std::is_same_v<T, bfloat16>) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint16_t rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(v));
+    return {rounded};
+#else
     const uint32_t bits = bit_cast<uint32_t>(v);
     if (v != v) return {uint16_t(bits >> 16 | 0x40)};
     return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+#endif
   } else if constexpr (std::is_same_v<T, float16>) {
 #if defined(__CUDA_ARCH__)
     return {__half_as_ushort(__float2half_rn(v))};

@@ -113,7 +113,7 @@ void blur(const Problem& problem, const Source& x, void* out) {
   run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).blur(arguments, Transposed, begin, end); });
 }
 
-void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes) {
+void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes, Workspace&) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const bool dense = has_dense_planes(shape, x.strides, sizes.x);
@@ -130,7 +130,8 @@ void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes
   run(planned, [&](int64_t begin, int64_t end) { kernels(problem.dtype).max_blur(arguments, begin, end); });
 }
 
-void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source& x, void* out) {
+void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source& x, void* out,
+                       Workspace&) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   Planned planned(problem, true, kernels(problem.dtype));
@@ -165,7 +166,7 @@ void add_shares(const std::vector<double>& partial, const Plan& plan, int rank, 
   std::copy(sums.begin(), sums.end(), static_cast<A*>(out));
 }
 
-void taps_gradient(const Problem& problem, const Source& grad, const Source& x, double*, void* out) {
+void taps_gradient(const Problem& problem, const Source& grad, const Source& x, void* out, Workspace&) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   Planned planned(problem, false, kernels(problem.dtype)), along_width(problem, true, kernels(problem.dtype));
@@ -203,7 +204,6 @@ const Backend backend = {[] { return kernels(Dtype::float32).isa; },
                          false,
                          false,
                          prefer_huge_pages,
-                         [](const Problem&) { return int64_t(0); },
                          blur<false>,
                          blur<true>,
                          max_blur,

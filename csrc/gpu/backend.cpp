@@ -70,23 +70,26 @@ Codes codes_of(const Shape& shape, const uint8_t* data) {
 }
 
 void blur(const Problem& problem, const Source& x, void* out) {
-  launch(problem, &Kernels::blur, BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, {}});
+  launch(problem, &Kernels::blur,
+         BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, {}, nullptr});
 }
 
 void blur_backward(const Problem& problem, const Source& grad, void* out) {
   launch(problem, &Kernels::blur_backward,
-         BlurArguments{problem.shape, filters_of(problem), grad.data, grad.strides, out, {}});
+         BlurArguments{problem.shape, filters_of(problem), grad.data, grad.strides, out, {}, nullptr});
 }
 
-void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes) {
+void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes, Workspace& workspace) {
   launch(problem, &Kernels::max_blur,
-         BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, codes_of(problem.shape, codes)});
+         BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, codes_of(problem.shape, codes),
+                       &workspace});
 }
 
-void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source&, void* out) {
+void max_blur_backward(const Problem& problem, const Source& grad, const uint8_t* codes, const Source&, void* out,
+                       Workspace& workspace) {
   launch(problem, &Kernels::max_blur_backward,
          MaxBackwardArguments{problem.shape, filters_of(problem), grad.data, grad.strides,
-                              codes_of(problem.shape, codes), out});
+                              codes_of(problem.shape, codes), out, &workspace});
 }
 
 // Pieces that the general kernel takes the taps' gradient in: as many as make a million shares.
@@ -95,16 +98,13 @@ int64_t chunks_of(const Problem& problem) {
   return std::clamp<int64_t>(most_shares / (problem.tap_rows * filters_of(problem).row), 1, 4096);
 }
 
-int64_t taps_workspace(const Problem& problem) {
+void taps_gradient(const Problem& problem, const Source& grad, const Source& x, void* out, Workspace& workspace) {
   const Filters filters = filters_of(problem);
   const TapsGradientSplit split(problem.shape, filters);
-  return split.taps ? split.doubles() : chunks_of(problem) * problem.tap_rows * filters.row;
-}
-
-void taps_gradient(const Problem& problem, const Source& grad, const Source& x, double* workspace, void* out) {
+  const int64_t doubles = split.taps ? split.doubles() : chunks_of(problem) * problem.tap_rows * filters.row;
   launch(problem, &Kernels::taps_gradient,
-         TapsArguments{problem.shape, filters_of(problem), grad.data, x.data, grad.strides, x.strides,
-                       chunks_of(problem), workspace, out});
+         TapsArguments{problem.shape, filters, grad.data, x.data, grad.strides, x.strides, chunks_of(problem),
+                       static_cast<double*>(workspace.allocate(doubles * int64_t(sizeof(double)))), out});
 }
 
 }  // namespace
@@ -114,7 +114,6 @@ const Backend backend = {[] { return "machine_code"; },
                          true,
                          true,
                          [](void*, int64_t) {},
-                         taps_workspace,
                          blur,
                          blur_backward,
                          max_blur,

@@ -5,6 +5,8 @@
 #include <initializer_list>
 
 #include "core/static_switch.h"
+#include "gpu/generic_max.h"
+#include "gpu/generic_taps.h"
 #include "gpu/max_planes.h"
 #include "gpu/taps_gradient.h"
 
@@ -276,7 +278,7 @@ bool max_blur_backward_by_bands(const MaxBackwardArguments& arguments, void* str
   });
 }
 
-// ---- all of them -----------------------------------------------------------------------------------
+// ---- of any geometry ---------------------------------------------------------------------------------
 
 // Calls f with a zero of the smallest type that the indices of generic kernels fit.
 template <class F>
@@ -284,38 +286,153 @@ const char* with_index(const Shape& shape, std::initializer_list<Strides> read, 
   return fits_in_32_bits(shape, read) ? f(int32_t(0)) : f(int64_t(0));
 }
 
+// Maps without depth as maps without height: generic kernels have columns along the first axis.
+template <class Arguments>
+Arguments turned(Arguments a, Strides Arguments::* strides) {
+  const Axis& depth = a.shape.axis[0];
+  const bool is_flat = depth.size == 1 && depth.taps == 1 && depth.stride == 1 && depth.before == 0 &&
+                       depth.after == 0 && depth.window == 1 && depth.window_padding == 0;
+  if (!is_flat) return a;
+  std::swap(a.shape.axis[0], a.shape.axis[1]);
+  std::swap(a.filters.offset[0], a.filters.offset[1]);
+  std::swap((a.*strides).axis[0], (a.*strides).axis[1]);
+  return a;
+}
+
+template <class From, class To>
+const char* generic_blur(const GenericArguments& given, void* stream) {
+  const GenericArguments arguments = turned(given, &GenericArguments::x_strides);
+  if (fits_in_32_bits(arguments.shape, {arguments.x_strides})) {
+    TableBlur<From, To> kernel(arguments);
+    int64_t blocks = 0, shared_bytes = 0;
+    if (kernel.divide(multiprocessors(), blocks, shared_bytes))
+      return launch_block_kernel(kernel, blocks, shared_bytes, stream);
+  }
+  using Source = View<From, int64_t>;
+  return launch(FarBlur<Source, To>(arguments, Source(arguments.x, arguments.x_strides)), stream);
+}
+
+// The same, and whether a window is small; 64 bits serve all windows.
+template <class F>
+const char* with_window(const Shape& shape, std::initializer_list<Strides> read, F&& f) {
+  const int64_t volume = shape.axis[0].window * shape.axis[1].window * shape.axis[2].window;
+  if (!fits_in_32_bits(shape, read)) return f(int64_t(0), std::false_type{});
+  return volume <= Window<int32_t>::most ? f(int32_t(0), std::true_type{}) : f(int32_t(0), std::false_type{});
+}
+
+// How many images' maxima a workspace has at a time: some MB, which stay in the cache.
+inline int64_t images_at_once(int64_t images, int64_t bytes) {
+  constexpr int64_t enough = 32 << 20;
+  return std::clamp<int64_t>(enough / std::max<int64_t>(bytes, 1), 1, std::max<int64_t>(images, 1));
+}
+
+// The shape of the blur of the maxima.
+inline Shape without_windows(Shape shape) {
+  for (Axis& axis : shape.axis) {
+    axis.size = axis.pooled();
+    axis.window = axis.window_dilation = 1, axis.window_padding = 0;
+  }
+  return shape;
+}
+inline Strides of_dense_maxima(const Shape& shape) {
+  return dense_strides(shape.channels, of_maxima(shape).size, shape.channels_last);
+}
+
+// Bytes of an image: of its maxima in a workspace, elements of `maximum` bytes, and in memory.
+struct BytesOfImage {
+  int64_t maxima, codes, larger, smaller;
+
+  BytesOfImage(Shape shape, const Codes& of, int64_t maximum, int64_t element) {
+    shape.images = 1;
+    maxima = elements(shape, of_maxima(shape)) * maximum;
+    codes = of.packing.plane_bytes * (shape.channels_last ? 1 : shape.channels);
+    larger = elements(shape, of_input(shape)) * element, smaller = elements(shape, of_output(shape)) * element;
+  }
+};
+inline const void* further(const void* data, int64_t bytes) {
+  return static_cast<const char*>(data) + bytes;
+}
+inline void* further(void* data, int64_t bytes) {
+  return static_cast<char*>(data) + bytes;
+}
+
+template <class T>
+const char* generic_max_blur(const BlurArguments& given, void* stream) {
+  BlurArguments a = turned(given, &BlurArguments::x_strides);
+  if (!a.codes.data && !fits_in_32_bits(a.shape, {a.x_strides}))  // what no output reads is not made
+    return launch(FarBlur<MaximaOf<T>, T>({without_windows(a.shape), a.filters, false, nullptr, {}, a.out},
+                                          MaximaOf<T>(a.shape, a.x, a.x_strides)),
+                  stream);
+  const BytesOfImage bytes(a.shape, a.codes, sizeof(T), sizeof(T));
+  const int64_t images = a.shape.images, step = images_at_once(images, bytes.maxima);
+  void* const maxima = a.workspace->allocate(step * bytes.maxima);
+  const char* error = nullptr;
+  for (int64_t first = 0; first < images && !error; first += step) {
+    a.shape.images = std::min(step, images - first);
+    error = with_window(a.shape, {a.x_strides}, [&](auto index, auto has_bits) {
+      return launch(MaxPool<T, decltype(index), has_bits>(a, maxima), stream);
+    });
+    if (!error)
+      error = generic_blur<T, T>({without_windows(a.shape), a.filters, false, maxima, of_dense_maxima(a.shape), a.out},
+                                 stream);
+    a.x = further(a.x, step * a.x_strides.image * int64_t(sizeof(T)));
+    a.out = further(a.out, step * bytes.smaller);
+    if (a.codes.data) a.codes.data += step * bytes.codes;
+  }
+  return error;
+}
+
+template <class T>
+const char* generic_max_blur_backward(const MaxBackwardArguments& given, void* stream) {
+  MaxBackwardArguments a = turned(given, &MaxBackwardArguments::grad_strides);
+  const BytesOfImage bytes(a.shape, a.codes, sizeof(accumulator<T>), sizeof(T));
+  const int64_t images = a.shape.images, step = images_at_once(images, bytes.maxima);
+  void* const gradients = a.workspace->allocate(step * bytes.maxima);
+  const char* error = nullptr;
+  for (int64_t first = 0; first < images && !error; first += step) {
+    a.shape.images = std::min(step, images - first);
+    error = generic_blur<T, accumulator<T>>(
+        {without_windows(a.shape), a.filters, true, a.grad, a.grad_strides, gradients}, stream);
+    if (!error)
+      error = with_window(a.shape, {of_dense_maxima(a.shape)}, [&](auto index, auto has_bits) {
+        return launch(MaxUnpool<T, decltype(index), has_bits>(a, gradients), stream);
+      });
+    a.grad = further(a.grad, step * a.grad_strides.image * int64_t(sizeof(T)));
+    a.out = further(a.out, step * bytes.larger);
+    a.codes.data += step * bytes.codes;
+  }
+  return error;
+}
+
+// ---- all of them -----------------------------------------------------------------------------------
+
 template <class T>
 struct Dispatch {
   static const char* blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (blur_by_bands<false, T>(arguments, stream, error)) return error;
-    return with_index(arguments.shape, {arguments.x_strides},
-                      [&](auto index) { return launch(BlurPoint<T, decltype(index), Identity>(arguments), stream); });
+    return generic_blur<T, T>(
+        {arguments.shape, arguments.filters, false, arguments.x, arguments.x_strides, arguments.out}, stream);
   }
   static const char* blur_backward(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (blur_by_bands<true, T>(arguments, stream, error)) return error;
-    return with_index(arguments.shape, {arguments.x_strides},
-                      [&](auto index) { return launch(BlurBackwardPoint<T, decltype(index)>(arguments), stream); });
+    return generic_blur<T, T>(
+        {arguments.shape, arguments.filters, true, arguments.x, arguments.x_strides, arguments.out}, stream);
   }
   static const char* max_blur(const BlurArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (max_blur_by_bands<T>(arguments, stream, error)) return error;
-    return with_index(arguments.shape, {arguments.x_strides}, [&](auto index) {
-      const char* failure = nullptr;
-      if (arguments.codes.data) failure = launch(CodesPoint<T, decltype(index)>(arguments), stream);
-      return failure ? failure : launch(BlurPoint<T, decltype(index), Max>(arguments), stream);
-    });
+    return generic_max_blur<T>(arguments, stream);
   }
   static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
       if (max_blur_backward_by_bands<T>(arguments, stream, error)) return error;
-    return with_index(arguments.shape, {arguments.grad_strides},
-                      [&](auto index) { return launch(MaxBackwardPoint<T, decltype(index)>(arguments), stream); });
+    return generic_max_blur_backward<T>(arguments, stream);
   }
   static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
     const TapsGradientSplit split(arguments.shape, arguments.filters);

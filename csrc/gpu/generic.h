@@ -1,127 +1,21 @@
-// The generic kernels: for every geometry, dtype, layout and size.
+// The generic blur and its transpose: for every geometry, dtype, layout and size.
 //
-//   global x --an element a tap (and window position), folded at borders--> registers: one sum --> global out
+//   axes --fold, unfold--> shared tables: the sources of each coordinate of a box, and their weights
+//   global source --an element for each triple of entries--> registers: one sum --> global result
 //
-// A thread makes one element of the result, alone: forward it goes over the taps of each axis, backward over the
-// outputs that read the element (core/borders.h). Neighbouring threads take neighbouring elements, so that loads are
-// coalesced where the map is dense. Indices have 32 bits where all of them fit, else 64. The gradient of the taps goes
-// through a workspace in two launches: partial sums of chunks of outputs, and their sum in a fixed order.
-//
-// A kernel is a functor of the thread's number, called from one __global__ template.
+// A block has a box of results, of some planes (or images, channels last). Its threads make the tables of the box's
+// coordinates first, then results: neighbours take neighbouring elements, each a column of the box. Where a coordinate
+// has too many sources for a table (pads much wider than the map), or indices need 64 bits, a thread makes one result
+// and looks for its sources anew.
 #pragma once
 
-#define AABLUR_ISA gpu
-#include "core/borders.h"
-#include "core/dtype.h"
-#include "gpu/divisor.h"
-#include "gpu/params.h"
+#include <utility>
+
+#include "gpu/tile.h"
 
 namespace aablur::gpu {
 
-// ---- indices ---------------------------------------------------------------------------------------
-
-template <class I>
-BasicAxis<I> in_type(const Axis& a) {
-  return {I(a.size),      I(a.taps),   I(a.stride),         I(a.before),         I(a.after),
-          a.padding_mode, I(a.window), I(a.window_padding), I(a.window_dilation)};
-}
-template <class I>
-struct Axes {
-  BasicAxis<I> axis[3];  // depth, height, width
-
-  explicit Axes(const Shape& shape)
-      : axis{in_type<I>(shape.axis[0]), in_type<I>(shape.axis[1]), in_type<I>(shape.axis[2])} {}
-};
-template <class I>
-BasicStrides<I> in_type(const Strides& s) {
-  return {I(s.image), I(s.channel), {I(s.axis[0]), I(s.axis[1]), I(s.axis[2])}};
-}
-
-struct Volume {
-  int64_t size[3];
-};
-inline Volume of_input(const Shape& shape) {
-  return {{shape.axis[0].size, shape.axis[1].size, shape.axis[2].size}};
-}
-inline Volume of_output(const Shape& shape) {
-  return {{shape.axis[0].out(), shape.axis[1].out(), shape.axis[2].out()}};
-}
-inline int64_t elements(const Shape& shape, const Volume& volume) {
-  return shape.images * shape.channels * volume.size[0] * volume.size[1] * volume.size[2];
-}
-
-// Whether all that a kernel computes of the axes, and of maps read with these strides, fits 31 bits.
-inline bool fits_in_32_bits(const Shape& shape, std::initializer_list<Strides> read) {
-  constexpr int64_t most = (int64_t(1) << 30) - 1;
-  int64_t larger[3];
-  for (int a = 0; a < 3; ++a) {
-    const Axis& axis = shape.axis[a];
-    larger[a] = std::max({axis.size, axis.pooled(), axis.out()});
-    // The last is what a modulo's period is at most, and where a window may begin.
-    for (int64_t v : {larger[a], axis.taps, axis.stride, axis.before, -axis.before, axis.after, -axis.after,
-                      axis.window_padding, axis.window * axis.window_dilation, axis.out() * axis.stride})
-      if (v > most) return false;
-  }
-  if (16 * std::max(shape.channels, larger[2]) > most) return false;  // bits of a row of codes
-  auto product_fits = [&](std::initializer_list<int64_t> factors) {
-    int64_t product = 1;
-    for (int64_t f : factors) {
-      if (f > 0 && product > most / f) return false;
-      product *= std::max<int64_t>(f, 1);
-    }
-    return true;
-  };
-  // Bytes of the codes, of 16 bits at most, are counted, too.
-  if (!product_fits({2, shape.images, shape.channels, larger[0], larger[1], larger[2]})) return false;
-  for (const Strides& s : read) {
-    int64_t end = 0;
-    auto add = [&](int64_t size, int64_t stride) {
-      const int64_t last = std::max<int64_t>(size - 1, 0);
-      if (stride < 0 || (last > 0 && stride > most / last)) end = most + 1;
-      else end += stride * last;
-    };
-    add(shape.images, s.image), add(shape.channels, s.channel);
-    for (int a = 0; a < 3; ++a) add(larger[a], s.axis[a]);
-    if (end > most) return false;
-  }
-  return true;
-}
-
-// Where an element of a dense map is.
-template <class I>
-struct Position {
-  I image, channel, axis[3];
-};
-
-// The positions of a dense map in the order in which they lie.
-template <class I>
-class Grid {
-  static constexpr bool is_small = sizeof(I) == 4;
-  using Number = std::conditional_t<is_small, uint32_t, int64_t>;
-  using By = std::conditional_t<is_small, Divisor, WideDivisor>;
-
- public:
-  Grid(bool channels_last, int64_t channels, const Volume& volume) : channels_last_(channels_last) {
-    const int64_t (&size)[3] = volume.size;
-    const int64_t in_order[4] = {channels_last ? channels : size[2], size[channels_last ? 2 : 1],
-                                 size[channels_last ? 1 : 0], channels_last ? size[0] : channels};
-    for (int a = 0; a < 4; ++a) size_[a] = By(Number(std::max<int64_t>(in_order[a], 1)));
-  }
-  AABLUR_HOST_DEVICE Position<I> at(I i) const {
-    Number rest = Number(i);
-    I next[4];
-    AABLUR_UNROLL
-    for (int a = 0; a < 4; ++a) next[a] = I(size_[a].split(rest));
-    if (channels_last_) return {I(rest), next[0], {next[3], next[2], next[1]}};
-    return {I(rest), next[3], {next[2], next[1], next[0]}};
-  }
-
- private:
-  bool channels_last_;
-  By size_[4];
-};
-
-// ---- taps ------------------------------------------------------------------------------------------
+// ---- one axis --------------------------------------------------------------------------------------
 
 // The taps of all axes, one after the other: given ones, or binomial ones of up to 8 taps an axis.
 template <class T>
@@ -141,8 +35,11 @@ class Weights {
     const int offset = offset_[axis];
     if (offset < 0) return 1;
     if (!given_) return binomial_[offset + t];
-    return given_[(per_channel_ ? channel * row_ : 0) + offset + t];
+    return of_channel(channel)[offset + t];
   }
+  // Given taps: a channel's row, and the number of tap t there; -1 of an axis that has none.
+  AABLUR_HOST_DEVICE const A* of_channel(int64_t channel) const { return given_ + (per_channel_ ? channel * row_ : 0); }
+  AABLUR_HOST_DEVICE int number(int axis, int t) const { return offset_[axis] < 0 ? -1 : offset_[axis] + t; }
 
  private:
   static A binomial(int64_t taps, int64_t t) {
@@ -158,50 +55,6 @@ class Weights {
   A binomial_[24] = {};
 };
 
-// ---- what is read ----------------------------------------------------------------------------------
-
-// A map where it lies.
-template <class T, class I>
-struct View {
-  const T* data;
-  BasicStrides<I> strides;
-
-  View(const void* data, const Strides& strides) : data(static_cast<const T*>(data)), strides(in_type<I>(strides)) {}
-  AABLUR_HOST_DEVICE accumulator<T> at(I image, I channel, I d, I h, I w) const {
-    return widen(data[image * strides.image + channel * strides.channel + d * strides.axis[0] + h * strides.axis[1] +
-                      w * strides.axis[2]]);
-  }
-};
-
-// The max over the window at pooled position p, and its code.
-template <class T, class I>
-AABLUR_HOST_DEVICE inline accumulator<T> pooled_value(const BasicAxis<I> (&axis)[3], const View<T, I>& x,
-                                                      const Position<I>& p, int* code = nullptr) {
-  I begin[3];
-  AABLUR_UNROLL
-  for (int a = 0; a < 3; ++a) begin[a] = p.axis[a] - axis[a].window_padding;
-  accumulator<T> best = 0;
-  int index = 0, winner = -1;
-  auto has = [&](int a, I at) { return at >= 0 && at < axis[a].size; };
-  I d = begin[0];
-  for (I a = 0; a < axis[0].window; ++a, d += axis[0].window_dilation) {
-    I h = begin[1];
-    for (I b = 0; b < axis[1].window; ++b, h += axis[1].window_dilation) {
-      I w = begin[2];
-      for (I c = 0; c < axis[2].window; ++c, ++index, w += axis[2].window_dilation) {
-        if (!has(0, d) || !has(1, h) || !has(2, w)) continue;
-        const accumulator<T> candidate = x.at(p.image, p.channel, d, h, w);
-        if (winner < 0 || Max::replaces(candidate, best)) {
-          best = candidate;
-          winner = index;
-        }
-      }
-    }
-  }
-  if (code) *code = winner;
-  return best;
-}
-
 // Calls f(source, tap) for each that output o of an axis reads.
 template <class I, class F>
 AABLUR_HOST_DEVICE inline void sources(const BasicAxis<I>& axis, I o, F&& f) {
@@ -212,260 +65,297 @@ AABLUR_HOST_DEVICE inline void sources(const BasicAxis<I>& axis, I o, F&& f) {
   }
 }
 
-// ---- the blur and its adjoint ----------------------------------------------------------------------
+// A blur, or its transpose, of maps without a window: what its results read along each axis.
+template <class I>
+struct Matrices : Axes<I> {
+  bool is_transposed;
 
-// What every kernel has: a thread makes an element of a dense result.
-template <class T, class I>
-struct Generic : Axes<I> {
-  Weights<T> weights;
-  Grid<I> results;
-  T* out;
-  int64_t threads;
-
-  Generic(const Shape& shape, const Filters& filters, const Volume& result, void* out)
-      : Axes<I>(shape),
-        weights(filters, shape),
-        results(shape.channels_last, shape.channels, result),
-        out(static_cast<T*>(out)),
-        threads(elements(shape, result)) {}
-  int64_t count() const { return threads; }
-};
-
-// Output element i of the blur of the prologue of x.
-template <class T, class I, class Prologue>
-struct BlurPoint : Generic<T, I> {
-  View<T, I> x;
-
-  explicit BlurPoint(const BlurArguments& a)
-      : Generic<T, I>(a.shape, a.filters, of_output(a.shape), a.out), x(a.x, a.x_strides) {}
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const Position<I> o = this->results.at(I(i));
-    Position<I> p = o;
-    accumulator<T> total = 0;
-    sources(this->axis[0], o.axis[0], [&](I d, I a) {
-      p.axis[0] = d;
-      sources(this->axis[1], o.axis[1], [&](I h, I b) {
-        p.axis[1] = h;
-        accumulator<T> row = 0;
-        sources(this->axis[2], o.axis[2], [&](I w, I c) {
-          p.axis[2] = w;
-          row += this->weights.tap(2, int(c), o.channel) * value(p);
-        });
-        total += this->weights.tap(0, int(a), o.channel) * this->weights.tap(1, int(b), o.channel) * row;
-      });
-    });
-    this->out[i] = narrow<T>(total);
-  }
-
- private:
-  AABLUR_HOST_DEVICE accumulator<T> value(const Position<I>& p) const {
-    if constexpr (Prologue::selects) return pooled_value(this->axis, x, p);
-    else return x.at(p.image, p.channel, p.axis[0], p.axis[1], p.axis[2]);
+  Matrices(const Shape& shape, bool is_transposed) : Axes<I>(shape), is_transposed(is_transposed) {}
+  // Calls f(source, tap) for each that coordinate r of the result reads.
+  template <class F>
+  AABLUR_HOST_DEVICE void each(int a, I r, F&& f) const {
+    if (is_transposed) readers(this->axis[a], r, f);
+    else sources(this->axis[a], r, f);
   }
 };
 
-// The padded, blurred gradient that pooled position p of a channel gets.
-template <class T, class I>
-AABLUR_HOST_DEVICE inline accumulator<T> gathered(const Generic<T, I>& of, const View<T, I>& grad,
-                                                  const Position<I>& p) {
-  const BasicAxis<I>(&axis)[3] = of.axis;
-  const Unfolded<I> depth(axis[0], p.axis[0]), height(axis[1], p.axis[1]), width(axis[2], p.axis[2]);
-  accumulator<T> total = 0;
-  readers(axis[0], depth, [&](I d, I a) {
-    readers(axis[1], height, [&](I h, I b) {
-      accumulator<T> row = 0;
-      readers(axis[2], width,
-              [&](I w, I c) { row += of.weights.tap(2, int(c), p.channel) * grad.at(p.image, p.channel, d, h, w); });
-      total += of.weights.tap(0, int(a), p.channel) * of.weights.tap(1, int(b), p.channel) * row;
-    });
-  });
-  return total;
+// At most how many sources a coordinate of the result has.
+inline int64_t most_sources(const Axis& axis, bool is_transposed) {
+  if (!is_transposed) return axis.taps;
+  const int64_t n = axis.pooled(), pads = std::max<int64_t>(axis.before, 0) + std::max<int64_t>(axis.after, 0);
+  const int64_t positions = axis.padding_mode == PaddingMode::zeros                 ? 1
+                            : axis.padding_mode == PaddingMode::replicate || n == 1 ? 1 + pads
+                            : axis.padding_mode == PaddingMode::circular            ? ceil_div(n + pads, n)
+                                                                         : 2 * ceil_div(n + pads, 2 * (n - 1));
+  return positions * ceil_div(axis.taps, axis.stride);
 }
 
-// Element i of the input's gradient, without a window.
-template <class T, class I>
-struct BlurBackwardPoint : Generic<T, I> {
-  View<T, I> grad;
+// ---- kernels ---------------------------------------------------------------------------------------
 
-  explicit BlurBackwardPoint(const BlurArguments& a)
-      : Generic<T, I>(a.shape, a.filters, of_input(a.shape), a.out), grad(a.x, a.x_strides) {}
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    this->out[i] = narrow<T>(gathered<T, I>(*this, grad, this->results.at(I(i))));
-  }
+// What they are given: maps without a window.
+struct GenericArguments {
+  Shape shape;
+  Filters filters;
+  bool is_transposed;
+  const void* x;
+  Strides x_strides;
+  void* out;  // dense
+
+  Volume results() const { return is_transposed ? of_input(shape) : of_output(shape); }
+  Strides out_strides() const { return dense_strides(shape.channels, results().size, shape.channels_last); }
 };
 
-// ---- argmax codes --------------------------------------------------------------------------------
-
-// Where the codes of maxima lie.
-template <class I>
-class CodesAt {
- public:
-  CodesAt(const Codes& codes, const Shape& shape)
-      : data_(codes.data),
-        bits_(int(codes.packing.bits)),
-        row_bytes_(I(codes.packing.row_bytes)),
-        channels_(I(shape.channels)),
-        channels_last_(shape.channels_last) {
-    for (int a = 0; a < 3; ++a) pooled_[a] = I(shape.axis[a].pooled());
-  }
-  AABLUR_HOST_DEVICE int at(const Position<I>& p) const {
-    I row = channels_last_ ? p.image : p.image * channels_ + p.channel;
-    for (int a = 0; a < 2 + channels_last_; ++a) row = row * pooled_[a] + p.axis[a];
-    const I bit = (channels_last_ ? p.channel : p.axis[2]) * bits_;
-    const uint8_t* byte = data_ + row * row_bytes_ + bit / 8;
-    if (bits_ == 16) return byte[0] | byte[1] << 8;
-    return byte[0] >> (bit % 8) & ((1 << bits_) - 1);
-  }
-
- private:
-  const uint8_t* data_;
-  int bits_;
-  I row_bytes_, channels_, pooled_[3];
-  bool channels_last_;
-};
-
-// Byte i of the codes: all that share it are made by one thread.
-template <class T, class I>
-struct CodesPoint : Axes<I> {
-  View<T, I> x;
-  Grid<I> bytes;
-  uint8_t* codes;
-  int bits;
-  I end;  // of what lies last
+// Result i, alone, of a source that gives its elements by their positions.
+template <class Source, class To>
+struct FarBlur : Matrices<int64_t> {
+  using A = decltype(std::declval<Source>().at(0, 0, 0, 0, 0));
+  Weights<A> weights;
+  Grid<int64_t> results;
+  Source x;
+  To* out;
   int64_t threads;
-  bool channels_last;
 
-  explicit CodesPoint(const BlurArguments& a)
-      : Axes<I>(a.shape),
-        x(a.x, a.x_strides),
-        bytes(a.shape.channels_last, a.shape.channels_last ? a.codes.packing.row_bytes : a.shape.channels, of_codes(a)),
-        codes(a.codes.data),
-        bits(int(a.codes.packing.bits)),
-        end(I(a.shape.channels_last ? a.shape.channels : a.shape.axis[2].pooled())),
-        threads(a.shape.images * (a.shape.channels_last ? 1 : a.shape.channels) * a.codes.packing.plane_bytes),
-        channels_last(a.shape.channels_last) {}
+  FarBlur(const GenericArguments& a, const Source& x)
+      : Matrices<int64_t>(a.shape, a.is_transposed),
+        weights(a.filters, a.shape),
+        results(a.shape.channels_last, a.shape.channels, a.results()),
+        x(x),
+        out(static_cast<To*>(a.out)),
+        threads(elements(a.shape, a.results())) {}
   int64_t count() const { return threads; }
   AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    Position<I> p = bytes.at(I(i));
-    I& last = channels_last ? p.channel : p.axis[2];
-    const I byte = last;
-    int packed = 0, code = 0;
-    for (int bit = 0; bit < 8; bit += bits) {
-      last = (byte * 8 + bit) / bits;
-      if (last >= end) break;
-      pooled_value(this->axis, x, p, &code);
-      packed |= bits == 16 ? code >> (8 * (byte % 2)) : code << bit;
+    const Position<int64_t> r = results.at(i);
+    A total = 0;
+    each(0, r.axis[0], [&](int64_t d, int64_t a) {
+      each(1, r.axis[1], [&](int64_t h, int64_t b) {
+        A row = 0;
+        each(2, r.axis[2], [&](int64_t w, int64_t c) {
+          row += weights.tap(2, int(c), r.channel) * x.at(r.image, r.channel, d, h, w);
+        });
+        total += weights.tap(0, int(a), r.channel) * weights.tap(1, int(b), r.channel) * row;
+      });
+    });
+    out[i] = narrow<To>(total);
+  }
+};
+
+// A box of results a block. A thread has a column of it at a time, along the first axis: it sums up each slice of the
+// source that the column reads, once, and adds these up for each result.
+template <class From, class To>
+struct TableBlur : Matrices<int> {
+  using A = accumulator<From>;
+  using Thread = gpu::Thread<128>;
+  static constexpr int resident = 8, at_once = 6;  // slices whose loads are issued together
+  static constexpr int most_entries = 32;          // of the first axis: a warp's threads
+
+  // Of filters of each channel the weight is the number of its tap in a row, as bits; -1 is a weight of 1.
+  struct Entry {
+    A weight;
+    int offset;  // of the source in memory; along the first axis of its slice among the sums
+  };
+  using Number = std::conditional_t<sizeof(A) == 8, int64_t, int>;
+
+  Weights<From> weights;
+  View<From, int> x;
+  To* out;
+  BasicStrides<int> out_strides;
+  int size[3], channels, outers;             // results; outer: a plane, or an image if channels lie last
+  int box[3], lanes, some, most[3], slices;  // of a block at most: results, channels, outers; entries, slices
+  Divisor of_lanes, of_box[2], of_channels;  // in a block
+  Divisor lane_boxes, boxes[3];              // in the grid
+  bool channels_last, per_channel;
+
+  explicit TableBlur(const GenericArguments& a)
+      : Matrices<int>(a.shape, a.is_transposed),
+        weights(a.filters, a.shape),
+        x(a.x, a.x_strides),
+        out(static_cast<To*>(a.out)),
+        out_strides(in_type<int>(a.out_strides())),
+        channels(int(a.shape.channels)),
+        outers(int(a.shape.images * (a.shape.channels_last ? 1 : a.shape.channels))),
+        of_channels(uint32_t(a.shape.channels)),
+        channels_last(a.shape.channels_last),
+        per_channel(a.filters.per_channel) {
+    const Volume results = a.results();
+    for (int axis = 0; axis < 3; ++axis) {
+      size[axis] = int(results.size[axis]);
+      most[axis] = int(std::min(most_sources(a.shape.axis[axis], a.is_transposed), int64_t(1) << 20));
     }
-    codes[i] = uint8_t(packed);
+  }
+
+  // Cuts the results into boxes; false where tables would be too large.
+  bool divide(int64_t processors, int64_t& blocks, int64_t& shared_bytes) {
+    // Enough results for the tables to be little work beside them, few enough for all processors to have some.
+    constexpr int64_t enough = 4096, least = 512, least_blocks = 4, longest = 8, across = Thread::count;
+    const int64_t all = int64_t(outers) * (channels_last ? channels : 1) * size[0] * size[1] * size[2];
+    const int64_t wanted = std::clamp(all / std::max<int64_t>(processors * least_blocks, 1), least, enough);
+    auto piece = [](int64_t size, int64_t most) {
+      return int(ceil_div(size, ceil_div(size, std::max<int64_t>(most, 1))));
+    };
+    if (most[0] > most_entries) return false;
+    lanes = channels_last ? piece(channels, 2 * across) : 1;
+    box[0] = piece(size[0], std::min<int64_t>(longest, most_entries / most[0]));
+    box[2] = piece(size[2], across / lanes);
+    box[1] = piece(size[1], across / (lanes * box[2]));
+    slices = int(ceil_div(box[0] * most[0], at_once)) * at_once;
+    auto bytes = [&] {
+      int64_t total = slices * (int64_t(sizeof(int)) + across * int64_t(sizeof(A)));
+      for (int a = 0; a < 3; ++a) total += int64_t(box[a]) * (most[a] * int64_t(sizeof(Entry)) + int64_t(sizeof(int)));
+      return total + int64_t(sizeof(int));
+    };
+    while (bytes() > most_shared_bytes) {
+      const int a = int64_t(box[1]) * most[1] > int64_t(box[2]) * most[2] ? 1 : 2;
+      if (box[a] == 1) return false;
+      box[a] = piece(size[a], box[a] / 2);
+    }
+    shared_bytes = bytes();
+    some = piece(outers, wanted / (int64_t(lanes) * box[0] * box[1] * box[2]));
+    of_lanes = Divisor(uint32_t(lanes)), lane_boxes = Divisor(uint32_t(ceil_div(channels_last ? channels : 1, lanes)));
+    blocks = ceil_div(outers, some) * lane_boxes.value();
+    for (int a = 0; a < 3; ++a) {
+      boxes[a] = Divisor(uint32_t(ceil_div(size[a], box[a])));
+      blocks *= boxes[a].value();
+    }
+    for (int a = 0; a < 2; ++a) of_box[a] = Divisor(uint32_t(box[1 + a]));
+    return blocks < int64_t(1) << 31;
+  }
+
+#if defined(__CUDACC__)
+  __device__ void run(char* shared, uint32_t block) const {
+    const Tables tables(*this, shared);
+    uint32_t rest = block;
+    const int first_lane = int(lane_boxes.split(rest)) * lanes;
+    const int column = int(boxes[2].split(rest)) * box[2], row = int(boxes[1].split(rest)) * box[1],
+              top = int(boxes[0].split(rest)) * box[0];
+    const int first_outer = int(rest) * some, outers_here = min(some, outers - first_outer);
+    fill(tables, top, row, column);
+    __syncthreads();
+    number_slices(tables);
+    __syncthreads();
+    if (per_channel) make(tables, std::true_type{}, first_lane, top, row, column, first_outer, outers_here);
+    else make(tables, std::false_type{}, first_lane, top, row, column, first_outer, outers_here);
   }
 
  private:
-  static Volume of_codes(const BlurArguments& a) {
-    const Axis(&axis)[3] = a.shape.axis;
-    return {{axis[0].pooled(), axis[1].pooled(), a.shape.channels_last ? axis[2].pooled() : a.codes.packing.row_bytes}};
-  }
-};
+  // In shared memory: entries of each axis, [coordinate of the box][entry]; how many each coordinate has; the slices
+  // that the box reads, and their sums of each thread's column.
+  struct Tables {
+    A* sums;  // [slice][thread]
+    Entry *along, *rows, *columns;
+    int *along_count, *row_count, *column_count, *slice, *slice_count;
 
-// Element i of the input's gradient: from every window that holds it and that it was the maximum of.
-template <class T, class I>
-struct MaxBackwardPoint : Generic<T, I> {
-  View<T, I> grad;
-  CodesAt<I> codes;
+    __device__ Tables(const TableBlur& of, char* shared)
+        : sums(reinterpret_cast<A*>(shared)),
+          along(reinterpret_cast<Entry*>(sums + of.slices * Thread::count)),
+          rows(along + of.box[0] * of.most[0]),
+          columns(rows + of.box[1] * of.most[1]),
+          along_count(reinterpret_cast<int*>(columns + of.box[2] * of.most[2])),
+          row_count(along_count + of.box[0]),
+          column_count(row_count + of.box[1]),
+          slice(column_count + of.box[2]),
+          slice_count(slice + of.slices) {}
+  };
 
-  explicit MaxBackwardPoint(const MaxBackwardArguments& a)
-      : Generic<T, I>(a.shape, a.filters, of_input(a.shape), a.out),
-        grad(a.grad, a.grad_strides),
-        codes(a.codes, a.shape) {}
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const BasicAxis<I>(&axis)[3] = this->axis;
-    const Position<I> at = this->results.at(I(i));
-    accumulator<T> total = 0;
-    int index = 0;
-    Position<I> p = at;
-    for (I a = 0; a < axis[0].window; ++a)
-      for (I b = 0; b < axis[1].window; ++b)
-        for (I c = 0; c < axis[2].window; ++c, ++index) {
-          p.axis[0] = at.axis[0] + axis[0].window_padding - a * axis[0].window_dilation;
-          p.axis[1] = at.axis[1] + axis[1].window_padding - b * axis[1].window_dilation;
-          p.axis[2] = at.axis[2] + axis[2].window_padding - c * axis[2].window_dilation;
-          bool inside = true;
-          for (int d = 0; d < 3; ++d) inside = inside && p.axis[d] >= 0 && p.axis[d] < axis[d].pooled();
-          if (inside && codes.at(p) == index) total += gathered<T, I>(*this, grad, p);
-        }
-    this->out[i] = narrow<T>(total);
-  }
-};
-
-// ---- the taps' gradient --------------------------------------------------------------------------
-
-// Share of tap (i % row) of filter row (i / row % rows) that chunk (i / row / rows) of the outputs gives.
-template <class T, class I>
-struct TapsShare : Axes<I> {
-  Weights<T> weights;
-  View<T, I> grad, x;
-  Grid<I> outputs;  // that a row of taps made: of one channel, or of all
-  int64_t all, chunks, rows, row;
-  int offset[3];
-  bool per_channel;
-  double* workspace;
-
-  explicit TapsShare(const TapsArguments& a)
-      : Axes<I>(a.shape),
-        weights(a.filters, a.shape),
-        grad(a.grad, a.grad_strides),
-        x(a.x, a.x_strides),
-        outputs(a.shape.channels_last, a.filters.per_channel ? 1 : a.shape.channels, of_output(a.shape)),
-        all(elements(a.shape, of_output(a.shape)) / (a.filters.per_channel ? a.shape.channels : 1)),
-        chunks(a.chunks),
-        rows(a.filters.per_channel ? a.shape.channels : 1),
-        row(a.filters.row),
-        offset{int(a.filters.offset[0]), int(a.filters.offset[1]), int(a.filters.offset[2])},
-        per_channel(a.filters.per_channel),
-        workspace(a.workspace) {}
-  int64_t count() const { return chunks * rows * row; }
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    using A = accumulator<T>;
-    const int64_t chunk = i / row / rows, channel = i / row % rows;
-    int tap = int(i % row), own = 2;  // the axis of the tap
-    while (offset[own] > tap) --own;
-    tap -= offset[own];
-    auto each = [&](int a, I o, auto&& f) {
-      sources(this->axis[a], o, [&](I source, I t) {
-        if (a != own) f(source, weights.tap(a, int(t), channel));
-        else if (t == tap) f(source, A(1));
-      });
-    };
-    double total = 0;
-    for (int64_t e = all * chunk / chunks, end = all * (chunk + 1) / chunks; e < end; ++e) {
-      Position<I> o = outputs.at(I(e));
-      if (per_channel) o.channel = I(channel);
-      const double dy = double(grad.at(o.image, o.channel, o.axis[0], o.axis[1], o.axis[2]));
-      each(0, o.axis[0], [&](I d, A outer) {
-        each(1, o.axis[1], [&](I h, A beside) {
-          each(2, o.axis[2], [&](I w, A inner) {
-            total += dy * double(outer * beside * inner) * double(x.at(o.image, o.channel, d, h, w));
-          });
-        });
-      });
+  __device__ void fill(const Tables& tables, int top, int row, int column) const {
+    for (int c = int(threadIdx.x); c < box[0] + box[1] + box[2]; c += Thread::count) {
+      const int b = c - box[0], w = b - box[1];
+      if (b < 0) tabulate(0, top + c, 1, tables.along + c * most[0], tables.along_count[c]);
+      else if (w < 0) tabulate(1, row + b, x.strides.axis[1], tables.rows + b * most[1], tables.row_count[b]);
+      else tabulate(2, column + w, x.strides.axis[2], tables.columns + w * most[2], tables.column_count[w]);
     }
-    workspace[i] = total;
   }
-};
+  // The entries of coordinate r of a result.
+  __device__ void tabulate(int a, int r, int stride, Entry* to, int& count) const {
+    int n = 0;
+    if (r < size[a])
+      this->each(a, r, [&](int source, int tap) {
+        const A weight = per_channel ? bit_cast<A>(Number(weights.number(a, tap))) : weights.tap(a, tap, 0);
+        to[n++] = {weight, source * stride};
+      });
+    count = n;
+  }
+  // Makes slices of the sources of the first axis, each once. Thread i of a warp has entry i.
+  __device__ void number_slices(const Tables& tables) const {
+    const int i = int(threadIdx.x), coordinate = i / most[0];
+    const bool is_there = coordinate < box[0] && i % most[0] < tables.along_count[coordinate];
+    const int source = is_there ? tables.along[i].offset : 0;
+    int first = i;
+    for (int j = i - 1; is_there && j >= 0; --j)
+      if (j % most[0] < tables.along_count[j / most[0]] && tables.along[j].offset == source) first = j;
+    __syncthreads();
+    if (i >= most_entries) return;
+    const uint32_t firsts = __ballot_sync(~0u, is_there && first == i);
+    const int count = __popc(firsts), number = __popc(firsts & ((1u << first) - 1));
+    if (is_there) tables.along[i].offset = number * Thread::count;
+    if (is_there && first == i) tables.slice[number] = source * x.strides.axis[0];
+    // Loads of the last few go by as many as others.
+    if (i >= count && i < slices) tables.slice[i] = 0;
+    if (i == 0) *tables.slice_count = count;
+  }
 
-// Adds the chunks' shares in their order.
-template <class T>
-struct TapsSum {
-  TapsArguments arguments;
-
-  int64_t count() const {
-    return (arguments.filters.per_channel ? arguments.shape.channels : 1) * arguments.filters.row;
+  template <class PerChannel>
+  __device__ void make(const Tables& tables, PerChannel, int first_lane, int top, int row, int column, int first_outer,
+                       int outers_here) const {
+    const int items = outers_here * (lanes * box[1] * box[2]), slice_count = *tables.slice_count,
+              count = min(box[0], size[0] - top);
+    A* const sums = tables.sums + threadIdx.x;
+    AABLUR_NO_UNROLL
+    for (int i = int(threadIdx.x); i < items; i += Thread::count) {
+      uint32_t left = uint32_t(i);
+      int channel = first_lane + int(of_lanes.split(left));
+      const int c = int(of_box[1].split(left)), b = int(of_box[0].split(left));
+      if (row + b >= size[1] || column + c >= size[2] || (channels_last && channel >= channels)) continue;
+      uint32_t image = uint32_t(first_outer) + left;
+      if (!channels_last) channel = int(of_channels.split(image));
+      const From* const from = x.data + (int(image) * x.strides.image + channel * x.strides.channel);
+      const A* const filter = weights.of_channel(channel);
+      auto weight = [&](const Entry& entry) {
+        if constexpr (!PerChannel::value) return entry.weight;
+        const Number tap = bit_cast<Number>(entry.weight);
+        return tap < 0 ? A(1) : filter[tap];
+      };
+      const Entry* const rows = tables.rows + b * most[1];
+      const Entry* const columns = tables.columns + c * most[2];
+      const int row_count = tables.row_count[b], column_count = tables.column_count[c];
+      AABLUR_NO_UNROLL
+      for (int s = 0; s < slice_count; s += at_once) {
+        const From* slice[at_once];
+        A sum[at_once] = {};
+        AABLUR_UNROLL
+        for (int k = 0; k < at_once; ++k) slice[k] = from + tables.slice[s + k];
+        AABLUR_NO_UNROLL
+        for (int r = 0; r < row_count; ++r) {
+          const Entry of_row = rows[r];
+          A across[at_once] = {};
+          AABLUR_NO_UNROLL
+          for (int e = 0; e < column_count; ++e) {
+            const Entry of_column = columns[e];
+            const int at = of_row.offset + of_column.offset;
+            const A w = weight(of_column);
+            AABLUR_UNROLL
+            for (int k = 0; k < at_once; ++k) across[k] += w * widen(slice[k][at]);
+          }
+          const A w = weight(of_row);
+          AABLUR_UNROLL
+          for (int k = 0; k < at_once; ++k) sum[k] += w * across[k];
+        }
+        AABLUR_UNROLL
+        for (int k = 0; k < at_once; ++k) sums[(s + k) * Thread::count] = sum[k];
+      }
+      To* to = out + (int(image) * out_strides.image + channel * out_strides.channel + top * out_strides.axis[0] +
+                      (row + b) * out_strides.axis[1] + (column + c) * out_strides.axis[2]);
+      AABLUR_NO_UNROLL
+      for (int a = 0; a < count; ++a, to += out_strides.axis[0]) {
+        A total = 0;
+        const Entry* const along = tables.along + a * most[0];
+        const int entries = tables.along_count[a];
+#pragma unroll 2
+        for (int e = 0; e < entries; ++e) total += weight(along[e]) * sums[along[e].offset];
+        *to = narrow<To>(total);
+      }
+    }
   }
-  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
-    const int64_t taps = (arguments.filters.per_channel ? arguments.shape.channels : 1) * arguments.filters.row;
-    double total = 0;
-    for (int64_t chunk = 0; chunk < arguments.chunks; ++chunk) total += arguments.workspace[chunk * taps + i];
-    static_cast<accumulator<T>*>(arguments.out)[i] = accumulator<T>(total);
-  }
+#endif
 };
 
 }  // namespace aablur::gpu

@@ -26,8 +26,9 @@ struct BlurArguments {  // out = blur(prologue(x)), or without a window its tran
   Filters filters;
   const void* x = nullptr;
   Strides x_strides;
-  void* out = nullptr;  // dense
-  Codes codes;          // written if there
+  void* out = nullptr;             // dense
+  Codes codes;                     // written if there
+  Workspace* workspace = nullptr;  // of generic kernels with a max
 };
 
 struct MaxBackwardArguments {  // out = the adjoint of max after the transposed blur of grad
@@ -37,6 +38,7 @@ struct MaxBackwardArguments {  // out = the adjoint of max after the transposed 
   Strides grad_strides;
   Codes codes;
   void* out = nullptr;  // dense
+  Workspace* workspace = nullptr;
 };
 
 struct TapsArguments {  // out = d <grad, blur(x)> / d taps, as Filters lays them out

@@ -11,15 +11,6 @@
 
 namespace aablur::gpu {
 
-constexpr int most_shared_bytes = 48 << 10;  // bytes of shared memory a block, unless more is asked for
-
-// One of a block's threads.
-template <int Count>
-struct Thread {
-  static constexpr int count = Count;
-  int index;
-};
-
 // ---- how maps are cut ------------------------------------------------------------------------------
 
 // What a block takes: some planes, or of one plane a band of rows; what a thread takes at a time: a strip of columns,

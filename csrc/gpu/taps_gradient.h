@@ -10,7 +10,7 @@
 // Loads are of neighbours by neighbours: coalesced.
 #pragma once
 
-#include "gpu/smem_planes.h"
+#include "gpu/generic.h"
 
 namespace aablur::gpu {
 

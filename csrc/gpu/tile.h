@@ -3,9 +3,18 @@
 // A pixel is V neighbouring elements: channels that lie last, or one element.
 #pragma once
 
-#include "gpu/generic.h"
+#include "gpu/indices.h"
 
 namespace aablur::gpu {
+
+constexpr int most_shared_bytes = 48 << 10;  // bytes of shared memory a block, unless more is asked for
+
+// One of a block's threads.
+template <int Count>
+struct Thread {
+  static constexpr int count = Count;
+  int index;
+};
 
 // ---- pixels --------------------------------------------------------------------------------------
 

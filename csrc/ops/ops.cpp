@@ -3,6 +3,7 @@
 // CPU.
 #include <optional>
 #include <tuple>
+#include <vector>
 
 #include "ops/problem.h"
 
@@ -24,6 +25,20 @@ Tensor new_map(const Backend& backend, const Map& map, const Tensor& like) {
     backend.allocated(out.mutable_data_ptr(), elements * int64_t(out.element_size()));
   return out;
 }
+
+// Tensors that are freed when the op has queued its work: the next allocation on the stream may have their memory.
+class Tensors final : public Workspace {
+ public:
+  explicit Tensors(const Tensor& like) : like_(like) {}
+  void* allocate(int64_t bytes) override {
+    constexpr int64_t stride = 1;
+    return tensors_.emplace_back(aablur::empty(like_, 1, &bytes, &stride, aoti_torch_dtype_uint8())).mutable_data_ptr();
+  }
+
+ private:
+  const Tensor& like_;
+  std::vector<Tensor> tensors_;
+};
 
 // A map as the backend reads it: in place, or else one copy.
 class Readable {
@@ -79,10 +94,9 @@ Tensor blur_pool_backward_taps(const Tensor& grad, const Tensor& x, const Tensor
     torch::stable::zero_(out);
     return out;
   }
-  const int64_t doubles = backend.taps_workspace(problem), stride_one = 1;
-  const Tensor workspace = aablur::empty(x, 1, &doubles, &stride_one, aoti_torch_dtype_float64());
-  backend.taps_gradient(problem, Readable(backend, grad, of_grad), Readable(backend, x, map),
-                        static_cast<double*>(workspace.mutable_data_ptr()), out.mutable_data_ptr());
+  Tensors workspace(x);
+  backend.taps_gradient(problem, Readable(backend, grad, of_grad), Readable(backend, x, map), out.mutable_data_ptr(),
+                        workspace);
   return out;
 }
 
@@ -94,9 +108,10 @@ std::tuple<Tensor, Tensor> max_blur(const Tensor& x, const std::optional<Tensor>
   const Problem problem = problem_of(x, geometry, map, taps);
   Tensor out = new_map(backend, result, x);
   Tensor codes = with_codes ? allocate_codes(x, map, geometry) : out;
+  Tensors workspace(x);
   if (!result.empty())
-    backend.max_blur(problem, Readable(backend, x, map), out.mutable_data_ptr(),
-                     with_codes ? bytes_of(codes) : nullptr);
+    backend.max_blur(problem, Readable(backend, x, map), out.mutable_data_ptr(), with_codes ? bytes_of(codes) : nullptr,
+                     workspace);
   return {out, codes};
 }
 
@@ -122,17 +137,18 @@ Tensor max_blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& x
   Tensor out = new_map(backend, result, grad);
   if (result.empty()) return out;
   const Readable grads(backend, grad, map);
+  Tensors workspace(grad);
   std::optional<Readable> source;
   if (x) source.emplace(backend, *x, *x_map);
   const bool makes_codes = x && backend.needs_codes;
   const Tensor known = codes ? *codes : makes_codes ? allocate_codes(grad, result, geometry) : grad;
   if (makes_codes) {  // the forward makes them fastest, and a quarter of a map is soon freed
     const Tensor blurred = map.allocate(grad);
-    backend.max_blur(problem, *source, blurred.mutable_data_ptr(), bytes_of(known));
+    backend.max_blur(problem, *source, blurred.mutable_data_ptr(), bytes_of(known), workspace);
   }
   const void* const known_data = codes || makes_codes ? known.const_data_ptr() : nullptr;
   backend.max_blur_backward(problem, grads, static_cast<const uint8_t*>(known_data),
-                            source ? Source(*source) : Source{}, out.mutable_data_ptr());
+                            source ? Source(*source) : Source{}, out.mutable_data_ptr(), workspace);
   return out;
 }
 
