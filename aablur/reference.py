@@ -316,16 +316,20 @@ def indices_to_codes(indices: Tensor, size: Sequence[int], geometry: Geometry, c
     return pack_codes(code, code_bits(geometry.window_volume)).flatten(2)
 
 
+def codes_of_maxima(codes: Tensor, x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> Tensor:
+    """int64 codes (images, channels, pooled...) from packed ones."""
+    rank = len(geometry.axes)
+    pooled = pooled_sizes(geometry, x_shape[-rank:])
+    rows, row = (pooled, x_shape[-rank - 1]) if channels_last else (pooled[:-1], pooled[-1])
+    packed = codes.unflatten(2, [*rows, row_bytes(row, geometry)])
+    code = unpack_codes(packed, row, code_bits(geometry.window_volume))
+    return code.squeeze(1).movedim(-1, 1) if channels_last else code
+
+
 def codes_to_indices(codes: Tensor, x_shape: Sequence[int], geometry: Geometry, channels_last: bool) -> Tensor:
     """Flat spatial indices of x (images, channels, pooled...) from packed codes."""
     rank = len(geometry.axes)
-    channels, size = x_shape[-rank - 1], x_shape[-rank:]
-    pooled = pooled_sizes(geometry, size)
-    rows, row = (pooled, channels) if channels_last else (pooled[:-1], pooled[-1])
-    packed = codes.unflatten(2, [*rows, row_bytes(row, geometry)])
-    code = unpack_codes(packed, row, code_bits(geometry.window_volume))
-    if channels_last:
-        code = code.squeeze(1).movedim(-1, 1)
+    size, code = x_shape[-rank:], codes_of_maxima(codes, x_shape, geometry, channels_last)
     indices = torch.zeros_like(code)
     inner = 1
     for i, (axis, n) in reversed(list(enumerate(zip(geometry.axes, size, strict=True)))):

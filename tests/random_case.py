@@ -123,7 +123,6 @@ class RawCall:
 
     op: str
     arguments: dict[str, Any]
-    has_codes_of_its_own: bool  # codes that no forward made: numbers of no meaning come out
 
     def __str__(self) -> str:
         def show(a: Any) -> str:
@@ -156,12 +155,10 @@ def random_raw_call(pick: Random) -> RawCall:
     if pick.random() < 0.3 and name != "blur_pool_backward_taps":
         fitting["taps"] = None
     arguments = {a.name: fitting[a.name] for a in getattr(OPS, name).default._schema.arguments}
-    own = False
     for _ in range(pick.randint(0, 3)):
         changed = pick.choice(tuple(arguments))
         arguments[changed] = _replaced(pick, tensors, changed, arguments[changed], fitting)
-        own |= changed == "codes"
-    return RawCall(name, arguments, own)
+    return RawCall(name, arguments)
 
 
 def _replaced(pick: Random, tensors: torch.Generator, name: str, value: Any, fitting: dict[str, Any]) -> Any:

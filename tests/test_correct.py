@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from unittest import mock
 
+import oracle
 import pytest
 import torch
 from case import DTYPES, LAYOUTS, MODES, Case, assert_right, call, judge, make_input, make_taps, verdict
@@ -108,6 +109,32 @@ def test_codes(case: Case, device: str) -> None:
     with aablur.backend("reference"):
         expected = torch.ops.aablur.max_blur_pool_codes(x, None, *geometry.op_args)[1]
     assert torch.equal(codes, expected)
+
+
+ONE_CHANNEL = [
+    Case("one-channel", (2, 1, 9, 11), window=2),
+    Case("one-channel", (1, 1, 40, 7), window=3, window_padding=1, dtype="f64"),
+    Case("one-channel", (1, 1, 15, 2), taps=6, padding=((2, 3), (2, 3)), window=(7, 3), window_padding=(2, 1)),
+    Case("one-channel", (1, 21, 19), window=(17, 16), dtype="bf16"),
+    Case("one-channel", (2, 1, 5, 4, 6), rank=3, taps="s3", window=(2, 1, 2), padding_mode="zeros"),
+]
+
+
+@pytest.mark.parametrize("case", ONE_CHANNEL, ids=lambda c: c.id)
+def test_codes_of_one_channel_last(case: Case, device: str) -> None:
+    """Both layouts of one channel are one in memory, but not their codes: in channels_last each begins with a byte."""
+    x, sizes = make_input(case), [3 if isinstance(t, str) else t for t in case.taps_per_axis]
+    window = [case.per_axis(v) for v in (case.window, case.window_padding, case.window_dilation)]
+    geometry = Geometry(case.function, sizes, case.stride, case.padding, case.padding_mode, *window)
+    size = x.shape[-case.rank :]
+    best = oracle.max_indices(x.double().view(-1, 1, *size), *window)
+    codes = reference.indices_to_codes(best, size, geometry, channels_last=True).to(device)
+    taps = [t.to(reference.accumulator_dtype(x.dtype)).repeat(case.rank)[None] for t in make_taps(case, device)[1]]
+    (y, _), (expected, magnitude), *_ = _expected(case)
+    grad = _gradient_like(y.to(x.dtype)).to(device)
+    args = *(taps or [None]), size, *geometry.op_args, True
+    found = torch.ops.aablur.max_blur_pool_backward(grad, None, codes, *args)
+    assert_close(found.cpu(), expected, magnitude=magnitude)
 
 
 def _ran() -> set[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from case import Case, call, make_input, make_taps
+from case import Case, call, make_input, make_taps, same_bits
 from cases import CASES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -33,6 +33,7 @@ LARGE += [
 NARROW = [
     Case("narrow", (1, 5, 16, 2), taps=4, stride=1, padding_mode="circular"),
     Case("narrow", (1, 8, 64, 1), taps=5),
+    Case("narrow", (1, 17, 24, 9), 2, 5, 1, "same", "replicate", (1, 2), dtype="f64", values="special"),  # NaN
 ]
 for _size in ((16, 1), (17, 2), (24, 1), (24, 2), (31, 1), (31, 2), (40, 1), (63, 1), (3, 16), (130, 3)):
     for _taps, _stride, _mode in ((3, 2, "reflect"), ("s4", 1, "circular"), ("c2", 2, "zeros"), (5, (2, 1), "reflect")):
@@ -58,12 +59,6 @@ def results(case: Case, recompute: bool = False) -> list[Tensor]:
     y = call(case, x, taps, **({"recompute": recompute} if case.window is not None else {}))
     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, leaves, grad)]
-
-
-def same_bits(a: list[Tensor], b: list[Tensor]) -> bool:
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    pairs = zip(a, b, strict=True)
-    return all(torch.equal(m.view(integers[m.element_size()]), n.view(integers[n.element_size()])) for m, n in pairs)
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["codes", "recompute"])

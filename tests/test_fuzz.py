@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import examine
 import fuzz
 import pytest
+import torch
 from random_case import random_case, random_raw_call
+
+from aablur.geometry import Geometry
 
 CASES = 2000
 WRONG = """
@@ -66,6 +71,17 @@ def test_seeds_give_cases_of_every_kind() -> None:
         assert len({getattr(case, name) for case in found}) == values
     assert 100 < sum(case.window is not None for case in found) < 200
     assert len({random_raw_call(Random(seed)).op for seed in range(100)}) == 6
+
+
+def test_codes_that_name_no_element_are_known() -> None:
+    """Of a padded 3x3 window at four positions: right of the map, below it, and past the window's last."""
+    arguments: dict[str, Any] = {"grad": torch.ones(1, 1, 2, 2), "size": [2, 2], "channels_last": False}
+    geometry = Geometry("", [1, 1], 1, 0, "zeros", 3, 1)
+    for named, codes in ((True, (8, 6, 2, 0)), (False, (4, 5, 4, 4)), (False, (4, 4, 8, 4)), (False, (4, 9, 4, 4))):
+        packed = [[[codes[0] | codes[1] << 4, codes[2] | codes[3] << 4]]]
+        arguments["codes"] = torch.tensor(packed, dtype=torch.uint8)
+        assert examine._name_elements(geometry, arguments) == named, codes
+    assert examine._name_elements(geometry, arguments | {"codes": None})
 
 
 ONE_VALUE_OFF = """

@@ -53,6 +53,7 @@ struct Plan {
   int64_t longest[3] = {};                               // entries in the longest row of each
   const void* taps[3] = {};  // accumulators: (k,), or with per_channel (channels, k), transposed if lanes > 1
   bool per_channel = false;
+  bool channels_last = false;
   int64_t images = 0, planes = 0, lanes = 1;
   int64_t tile = 1;   // lanes worked on together, so that their rows stay in the cache
   int64_t bands = 1;  // pieces that a plane's first axis of more than one row is cut into

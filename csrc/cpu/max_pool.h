@@ -116,7 +116,7 @@ template <class F>
 inline void for_code_runs(const Plan& plan, int64_t d, int64_t h, Tile tile, F&& f) {
   const Packing& packing = plan.packing;
   const int64_t width = plan.axis[2].pooled(), row = d * plan.axis[1].pooled() + h;
-  if (plan.lanes == 1) return f(row * packing.row_bytes, int64_t(0), width);
+  if (!plan.channels_last) return f(row * packing.row_bytes, int64_t(0), width);
   const int64_t first = row * width * packing.row_bytes + tile.first * packing.bits / 8;
   if (tile.count == plan.lanes && tile.count * packing.bits == packing.row_bytes * 8)
     return f(first, int64_t(0), width * tile.count);

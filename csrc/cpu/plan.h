@@ -242,6 +242,7 @@ class Planned {
       : kernels_(kernels), wide_(problem.dtype == Dtype::float64), transposed_(transposed) {
     const Shape& shape = problem.shape;
     std::copy(shape.axis, shape.axis + 3, plan.axis);
+    plan.channels_last = shape.channels_last;
     plan.images = shape.images;
     plan.planes = shape.channels_last ? 1 : shape.channels;
     plan.lanes = shape.channels_last ? shape.channels : 1;
@@ -272,11 +273,12 @@ class Planned {
     plan.bands = std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(1, plan.images * plan.planes)), 1, most);
   }
 
-  // Chooses to make the max of a plane in one run: where that fits the cache, and no window hangs over.
+  // Chooses to make the max of a plane in one run: where that fits the cache, and no window hangs over. Threads have a
+  // say in it, by the bands: both ways give the same bits, but for which NaN a NaN is.
   void choose_whole_planes(bool x_is_dense) {
     bool overhangs = false;
     for (const Axis& a : plan.axis) overhangs = overhangs || a.window_padding > 0;
-    plan.whole_planes = plan.lanes == 1 && plan.bands == 1 && x_is_dense && !overhangs &&
+    plan.whole_planes = !plan.channels_last && plan.bands == 1 && x_is_dense && !overhangs &&
                         plan.grid_positions * (wide_ ? 8 : 4) <= plane_bytes;
   }
 
