@@ -17,6 +17,9 @@ from .sites import Site, per_axis, rank_of
 from .tape import Node, undisturbed
 
 
+_CONVS: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for at one site."""
@@ -226,7 +229,20 @@ class Planner(Places):
         module = site.node.call.module
         own = getattr(module, "stride", None)
         is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(site.stride)) == site.stride
-        return is_own and self._weight_is_of(module, site.node)
+        return is_own and self._weight_is_of(module, site.node) and self._heeds_stride(site)
+
+    def _heeds_stride(self, site: Site) -> bool:
+        """Whether a convolution runs at the stride that its attribute says, by trial where its forward is its own."""
+        call, rank = site.node.call, len(site.stride)
+        own: Any = type(call.module)
+        if any(own.forward is kind.forward and own._conv_forward is kind._conv_forward for kind in _CONVS):
+            return True
+        args, kwargs = self._arguments(call)
+        strided, full = self._at_strides(call.module, args, kwargs, tuple(int(s) for s in site.stride))
+        if not isinstance(strided, Tensor) or not isinstance(full, Tensor):
+            return True
+        sizes = zip(strided.shape[-rank:], full.shape[-rank:], site.stride, strict=True)
+        return all(s == 1 or n < m or m == 1 for n, m, s in sizes)
 
     def _stride_one(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
         """The layer's own stride, divided by the blur's share."""

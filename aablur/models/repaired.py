@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .graph import LATER, Program, Untraceable
+from .graph import LATER, MADE, Program, Untraceable
 
 _CONVS: Any = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -30,7 +30,7 @@ class Repaired:
 
     "blurs": `Blur` of each child that blurs: "blur_before" the forward, "blur_instead" of it, "blur_after" it, or
     "blur_0" and so on, between the operations of a rewritten one. "stride": what is left of a layer's own. "edits",
-    "pattern", "program": of a rewritten forward. "path": in the model. "moved": whether a rewritten forward does the
+    "pattern", "program": of a rewritten forward. "options": the attributes for which the blur was made. "path": in the model. "moved": whether a rewritten forward does the
     blur of this layer. "kept", of the model itself: every repaired module by its path.
     """
 
@@ -80,14 +80,15 @@ def repaired_class(cls: type[nn.Module]) -> Any:
             return cls.forward(self, *args, **kwargs)
         return _forward(self, cls, args, kwargs)
 
-    names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "forward": forward}
+    forward.__signature__ = inspect.signature(cls.forward)  # type: ignore - which inspect.getfullargspec reads
+    names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "forward": forward, MADE: True}
     for name in set(dir(cls)) - set(dir(nn.Module)):
-        if not name.startswith("_") and isinstance(method := inspect.getattr_static(cls, name), FunctionType):
-            names[name] = _entry(name, method)
+        if not name.startswith("__") and isinstance(method := inspect.getattr_static(cls, name), FunctionType):
+            names[name] = _entry(cls, name, method)
     return type(f"Repaired{cls.__name__}", (Repaired, cls), names)
 
 
-def _entry(name: str, method: Any) -> Any:
+def _entry(cls: type[nn.Module], name: str, method: Any) -> Any:
     """Another method than forward: it says so where a rewritten forward has blurs in what was once this method."""
 
     @wraps(method)
@@ -95,7 +96,7 @@ def _entry(name: str, method: Any) -> Any:
         program = vars(self).get("_repair", {}).get("program")
         if program is not None and name in program.methods and _blurs_inside(self):
             _say(self, f"its {name} is called from outside, and runs as it was written, without the blurs inside of it")
-        return method(self, *args, **kwargs)
+        return getattr(cls, name)(self, *args, **kwargs)
 
     return run
 
@@ -131,6 +132,12 @@ def _forward(module: Any, own: type[nn.Module], args: tuple[Any, ...], kwargs: d
     repair, parts, later = module._repair, module._modules, kwargs.pop(LATER, False)
     if "kept" in repair:
         _check_kept(module)
+    for name, value in repair.get("options", {}).items():
+        if getattr(module, name, None) != value:
+            raise RuntimeError(
+                f"aablur: {repair['path'] or own.__name__} was repaired with {name} = {value!r}, which is "
+                f"{getattr(module, name, None)!r} now: aablur.restore(model), change it, and repair it again"
+            )
     if "blur_before" in parts:
         args, kwargs = _with_first(own, args, kwargs, parts["blur_before"])
     if "blur_instead" in parts:
@@ -212,7 +219,11 @@ def _at_stride(module: Any, own: Any, stride: tuple[int, ...], args: Any, kwargs
     other = copy.copy(vars(module))  # the same parameters, buffers and children in the same dicts
     twin = own.__new__(type(module))
     vars(twin).update(other, stride=stride)
-    return own.forward(twin, *args, **kwargs)
+    out = own.forward(twin, *args, **kwargs)
+    for name, value in vars(twin).items():
+        if name != "stride" and value is not other.get(name, _empty):
+            vars(module)[name] = value
+    return out
 
 
 def _check_kept(model: Any) -> None:
