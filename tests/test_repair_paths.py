@@ -338,6 +338,15 @@ def test_merged_branches_raise() -> None:
     torch.testing.assert_close(out(restore(model), x), before)
 
 
+def test_a_layer_replaced_in_a_part_of_a_model_raises() -> None:
+    model, x = nn.Sequential(Features()), torch.randn(1, 3, 32, 32)
+    antialias(model, x)
+    model[0].b = nn.Conv2d(4, 4, 3, 2, 1)
+    for part in (model, model[0]):
+        with pytest.raises(RuntimeError, match=r"0\.b was repaired, and a Conv2d is in its place since"):
+            part(x)
+
+
 def test_children_that_were_added_run() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
     x = torch.randn(1, 3, 16, 16)
@@ -365,10 +374,11 @@ def test_wrapped_layers_blur_for_themselves() -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per")
 def test_eager_quantisation_says_what_to_do() -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1)), torch.randn(1, 3, 8, 8)
-    antialias(model, x)
-    with pytest.raises(TypeError, match=r"quantise the model before aablur\.antialias"):
-        model(torch.quantize_per_tensor(x, 0.1, 0, torch.quint8))
+    for layer in (nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3)):
+        model, x = nn.Sequential(layer), torch.randn(1, 3, 8, 8)
+        antialias(model, x)
+        with pytest.raises(TypeError, match=r"quantise the model before aablur\.antialias"):
+            model(torch.quantize_per_tensor(x, 0.1, 0, torch.quint8))
 
 
 # ---- arguments, flags, modes -----------------------------------------------------------------------------

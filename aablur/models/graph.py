@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -152,7 +153,7 @@ class _Reads:
     def note(self, module: nn.Module, path: str, name: str) -> None:
         fact = self.flags[path, name] = _fact(module, name)
         if isinstance(fact, FunctionType):
-            self.note_function(fact, module.training)
+            self.note_function(fact, vars(module)["training"])
             if not path:
                 self.methods.add(name)
         if isinstance(value := vars(module).get(name), (list, dict, set)):
@@ -185,7 +186,8 @@ def _watched(module: nn.Module, own: type[nn.Module], training: bool, reads: _Re
 
     def get(self: Any, name: str) -> Any:
         path = paths.get(id(self))
-        if path is not None and (name not in _TORCHS or (path and name in ("training", "forward"))):
+        by_fx = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.fx.")
+        if path is not None and not by_fx and (name not in _TORCHS or (path and name in ("training", "forward"))):
             reads.note(self, path, name)
         return object.__getattribute__(self, name)
 
@@ -354,13 +356,13 @@ class Program:
         if _layout(module) != self.layout:
             return "its children have changed"
         for (path, name), fact in self.flags.items():
-            at = _at(module, path)
+            owner = at(module, path)
             if name == "training":
-                same = at is not None and at.training == module.training
+                same = owner is not None and owner.training == module.training
             elif torch.compiler.is_compiling():  # whose guards know plain values alone
-                same = not _is_plain(fact) or getattr(at, name, ...) == fact[1]
+                same = not _is_plain(fact) or getattr(owner, name, ...) == fact[1]
             else:
-                same = at is not None and _fact(at, name) == fact
+                same = owner is not None and _fact(owner, name) == fact
             if not same:
                 return f"its attribute {f'{path}.{name}'.lstrip('.')} has changed"
         for names, name, fact in () if torch.compiler.is_compiling() else self.names:
@@ -385,12 +387,12 @@ def _is_plain(fact: Any) -> bool:
     return isinstance(fact, tuple) and isinstance(fact[1], PLAIN)
 
 
-def _at(module: nn.Module, path: str) -> Any:
+def at(module: nn.Module, path: str) -> Any:
     """What is at a path in a module; None where nothing is."""
-    at: Any = module
+    found: Any = module
     for name in path.split(".") if path else ():
-        at = None if at is None else at._modules.get(name)
-    return at
+        found = None if found is None else found._modules.get(name)
+    return found
 
 
 def can_defer(module: nn.Module) -> bool:

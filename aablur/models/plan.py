@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blurs import Average, Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
+from .blurs import Average, Beyond, Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
 from .filters import triangle
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
 from .sites import Site, per_axis, rank_of
 from .tape import Node, undisturbed
-
 
 _CONVS: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -113,19 +112,22 @@ class Planner(Places):
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
         dilation = per_axis(node.argument(4, "dilation", 1), rank)
-        starts, rules = [0] * rank, None
+        starts, rules, beyond = [0] * rank, None, None
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
         elif node.argument(5, "ceil_mode", False):
             rules = tuple(map(Ceil, kernel, stride, padding, dilation))
-            # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
-            # holds them; where the window is too small for that, the blur's padding stands for them.
-            wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
-            starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
-            padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
+            # Windows may begin up to stride - 1 pixels beyond the map's end: a wider padding, whose front is cropped,
+            # holds them, if the window is large enough for it.
+            if all(2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)):
+                starts = [s - 1 for s in stride]
+                padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
+            else:
+                beyond = Beyond(kernel, padding, dilation)
         taps = [settings.filter(s) for s in stride]
-        window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, starts=starts, window=window, rules=rules, **settings.options(site))
+        window = None if beyond else (kernel, padding, dilation)
+        options = settings.options(site, window=window, beyond=beyond, rules=rules)
+        blur = blur_at(taps, stride, starts=starts, **options)
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 

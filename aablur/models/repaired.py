@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .graph import LATER, MADE, Program, Untraceable
+from .graph import LATER, MADE, Program, Untraceable, at
 
 _CONVS: Any = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -29,9 +29,10 @@ class Repaired:
     """Mixed into a module's class by `repaired_class`. ``_repair`` holds what was changed:
 
     "blurs": `Blur` of each child that blurs: "blur_before" the forward, "blur_instead" of it, "blur_after" it, or
-    "blur_0" and so on, between the operations of a rewritten one. "stride": what is left of a layer's own. "edits",
-    "pattern", "program": of a rewritten forward. "options": the attributes for which the blur was made. "path": in the model. "moved": whether a rewritten forward does the
-    blur of this layer. "kept", of the model itself: every repaired module by its path.
+    "blur_0" and so on, between the operations of a rewritten one. "stride": what is left of a layer's own. "options":
+    the attributes that its blur was made for. "edits", "pattern", "program": of a rewritten forward. "path": in the
+    model. "moved": whether a rewritten forward does the blur of this layer. "kept", of the model itself: every repaired
+    module by its path.
     """
 
     _repair: dict[str, Any]
@@ -138,6 +139,11 @@ def _forward(module: Any, own: type[nn.Module], args: tuple[Any, ...], kwargs: d
                 f"aablur: {repair['path'] or own.__name__} was repaired with {name} = {value!r}, which is "
                 f"{getattr(module, name, None)!r} now: aablur.restore(model), change it, and repair it again"
             )
+    if args and isinstance(args[0], Tensor) and args[0].is_quantized and (repair["blurs"] or "stride" in repair):
+        raise TypeError(
+            f"aablur: {repair['path'] or own.__name__} is repaired, and takes no quantised map: quantise the model "
+            "before aablur.antialias, or after aablur.restore"
+        )
     if "blur_before" in parts:
         args, kwargs = _with_first(own, args, kwargs, parts["blur_before"])
     if "blur_instead" in parts:
@@ -170,6 +176,10 @@ def _rewritten(module: Any, own: type[nn.Module], args: Any, kwargs: Any, later:
     tensors, reason = program.tensors(module, args, kwargs) if program else (None, "it cannot be traced any more")
     if tensors is not None:
         return program.runs[module.training, later](module, *tensors)
+    for path in program.deferred if program else ():
+        found = at(module, path)
+        if found is None or not any(map(is_repaired, found.modules())):
+            raise RuntimeError(_replaced(f"{module._repair['path']}.{path}".lstrip("."), found))
     if later:
         raise RuntimeError(
             f"aablur: {module._repair['path'] or own.__name__} cannot leave its blur to others: {reason}"
@@ -198,11 +208,6 @@ def _first_name(own: type[nn.Module]) -> str:
 
 def _at_stride(module: Any, own: Any, stride: tuple[int, ...], args: Any, kwargs: Any) -> Any:
     """A layer's own forward at another stride than its attribute says, which others read and rebuild it from."""
-    if getattr(_first(own, args, kwargs), "is_quantized", False):
-        raise TypeError(
-            f"aablur: {own.__name__} is repaired, and takes no quantised map: quantise the model before "
-            "aablur.antialias, or after aablur.restore"
-        )
     for kind, convolve in _CONVS.items():
         if own.forward is kind.forward and own._conv_forward is kind._conv_forward:
             x, padding = _first(own, args, kwargs), module.padding
@@ -229,16 +234,18 @@ def _at_stride(module: Any, own: Any, stride: tuple[int, ...], args: Any, kwargs
 def _check_kept(model: Any) -> None:
     """Raises where a module that was repaired has been replaced since, so that its filter is gone."""
     for path, module in model._repair["kept"].items():
-        found = model
-        for name in path.split("."):
-            found = found._modules.get(name) if found is not None else None
+        found = at(model, path)
         if isinstance(found, Repaired) or found is module or any(m is module for m in model.modules()):
             continue
-        now = "nothing" if found is None else f"a {type(found).__name__}"
-        raise RuntimeError(
-            f"aablur: {path} was repaired, and {now} is in its place since, which does not blur. Fuse, convert or "
-            "replace layers before aablur.antialias; or aablur.restore(model), change it, and repair it again"
-        )
+        raise RuntimeError(_replaced(path, found))
+
+
+def _replaced(path: str, found: Any) -> str:
+    now = "nothing" if found is None else f"a {type(found).__name__}"
+    return (
+        f"aablur: {path} was repaired, and {now} is in its place since, which does not blur. Fuse, convert or replace "
+        "layers before aablur.antialias; or aablur.restore(model), change it, and repair it again"
+    )
 
 
 def _say(module: Any, what: str) -> None:

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 from .blurs import Blur, Dense
 from .graph import Edit
 from .pattern import PLAIN, Pattern
-from .replace import STATE
 from .repaired import compile_program, is_repaired, own_class, repaired_class
+from .replace import STATE
 
 
 def _open(module: nn.Module) -> dict[str, Any]:
