@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from composer.algorithms.blurpool import BlurConv2d, BlurMaxPool2d
 from plain import out
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from zoo import ZOO, Entry, Functional, Run
 
 import aablur
@@ -655,6 +657,29 @@ def test_a_record_keeps_no_map_alive() -> None:
         layer.register_forward_hook(watch)
     tape = record(model, torch.randn(1, 3, 16, 16))
     assert len(alive) == 9 and len(tape.nodes) == 10 and not any(ref() is not None for ref in alive)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made inside of it."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.size = max(self.size, *sizes, 0)
+        return out
+
+
+def test_figures_are_made_of_a_part_at_a_time() -> None:
+    """A layer at stride 1 gives more than the model holds."""
+    x = torch.randn(64, 3, 64, 64)
+    for model in (nn.Conv2d(3, 16, 3, 2, 1), nn.MaxPool2d(2), Run(lambda x: x[..., 1::2, ::2])):
+        with Largest() as forward, torch.no_grad():
+            model(x)
+        with Largest() as whole:
+            report = audit(model, x)
+        assert report.sites[0].aliasing and 0 < whole.size <= 2 * max(forward.size, x.numel() * 4)
 
 
 def test_messages_hold_no_tensors() -> None:
