@@ -151,6 +151,15 @@ class _BlurPool(nn.Module):
             self.reset_parameters()
         return self
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        """As torch's; ``assign=True`` takes a model off the meta device without `_apply`."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        lost = [name for name in self._non_persistent_buffers_set if getattr(self, name).is_meta]
+        if lost and local_metadata.get("assign_to_params_buffers"):
+            for name in lost:
+                self._buffers[name] = torch.empty_like(getattr(self, name), device=torch.get_default_device())
+            self.reset_parameters()
+
     def put_max_before(self, window: Any, window_padding: Any, window_dilation: Any) -> None:
         """From now on the max over a window comes first, in the same op, as `aablur.max_blur_pool2d` says."""
         self._window = (window, window_padding, window_dilation)

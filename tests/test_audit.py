@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from composer.algorithms.blurpool import BlurConv2d, BlurMaxPool2d
 from plain import out
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from zoo import ZOO, Entry, Functional, Run
 
 import aablur
@@ -89,13 +91,21 @@ KINDS = {
     "index along": (
         lambda x: torch.take_along_dim(x, torch.arange(0, 16, 2)[:, None].expand(1, 1, 8, 1), 2), (2,), (16,)
     ),
+    "index by a mask": (lambda x: x[..., torch.arange(16) % 4 == 1], (4,), (16,)),
     "index uneven": (lambda x: x[:, :, torch.tensor([0, 1, 4, 6, 9, 10, 15])], (2.5,), (16,)),
     "as_strided": (lambda x: torch.as_strided(x, (2, 4, 8, 4), (1024, 256, 32, 4)), (2, 4), (16, 16)),
     "grid_sample": (lambda x: F.grid_sample(x, _grid(8, 8), align_corners=False), (2.0, 2.0), (16, 16)),
+    "grid_sample by its op": (lambda x: torch.grid_sampler(x, _grid(8, 8), 0, 0, False), (2.0, 2.0), (16, 16)),
     "fractional_pool": (lambda x: F.fractional_max_pool2d(x, 2, output_size=(8, 10)), (2.0, 1.6), (16, 16)),
     "fractional_pool module": (lambda x: nn.FractionalMaxPool2d(2, output_ratio=0.5)(x), (2.0, 2.0), (16, 16)),
     "reduce mean": (lambda x: x.view(2, 4, 8, 2, 4, 4).mean((3, 5)), (2, 4), (16, 16)),
     "reduce amax": (lambda x: x.reshape(2, 4, 8, 2, 8, 2).amax(dim=(-1, -3)), (2, 2), (16, 16)),
+    "reduce median": (lambda x: x.view(2, 4, 8, 2, 16).median(3).values, (2,), (16,)),
+    "reduce std": (lambda x: x.view(2, 4, 8, 2, 8, 2).std((3, 5)), (2, 2), (16, 16)),
+    "reduce norm": (lambda x: torch.linalg.vector_norm(x.view(2, 4, 8, 2, 8, 2), dim=(3, 5)), (2, 2), (16, 16)),
+    "reduce logsumexp": (lambda x: x.view(2, 4, 8, 2, 8, 2).logsumexp((-3, -1)), (2, 2), (16, 16)),
+    "reduce prod": (lambda x: x.view(2, 4, 16, 4, 4).prod(-1), (4,), (16,)),
+    "reduce quantile": (lambda x: x.view(2, 4, 16, 4, 4).quantile(0.5, dim=4), (4,), (16,)),
     "reduce in two views": (lambda x: x.unflatten(3, (8, 2)).unflatten(2, (4, 4)).amax((3, 5)), (4, 2), (16, 16)),
     "reduce entries": (lambda x: x.view(2, 4, 8, 2, 8, 2)[:, :, :, 0, :, 1], (2, 2), (16, 16)),
     "reduce select": (lambda x: x.view(2, 4, 8, 2, 16).select(3, 0), (2,), (16,)),
@@ -295,6 +305,19 @@ def test_what_is_filtered_already(name: str) -> None:
     assert site.filter == expected and site.filtered == (expected is not None)
 
 
+def _assigned(x: Tensor, starts: tuple[int, ...]) -> Tensor:
+    wide = x.new_zeros(*x.shape[:3], 2 * x.shape[3])
+    for start in starts:
+        wide[..., start::2] = x
+    return wide
+
+
+def _masked(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[..., ::2] = 0
+    return x
+
+
 UPSAMPLING: dict[str, tuple[nn.Module, str | None, tuple[float, ...], str | None]] = {
     "transposed": (nn.ConvTranspose2d(4, 4, 2, 2), "conv_transpose", (2, 2), None),
     "transposed in 1-D": (
@@ -333,6 +356,22 @@ UPSAMPLING: dict[str, tuple[nn.Module, str | None, tuple[float, ...], str | None
     "repeated pictures": (Run(lambda x: x.repeat_interleave(2, 0)), None, (), None),
     "bilinear": (nn.Upsample(scale_factor=2, mode="bilinear"), None, (), None),
     "zeros": (Run(lambda x: _zeros_between(x)), "zeros", (2, 2), None),
+    "zeros by an assignment": (Run(lambda x: _assigned(x, (0,))), "zeros", (1, 2), None),
+    "zeros by an assignment, then blurred": (
+        Run(lambda x: _depthwise(_assigned(x, (1,)), BINOMIAL)),
+        "zeros",
+        (1, 2),
+        "blur",
+    ),
+    "two maps in turn": (Run(lambda x: _assigned(x, (0, 1))), None, (), None),
+    "a constant assigned": (Run(_masked), None, (), None),
+    "copies by index": (Run(lambda x: x[:, :, torch.arange(48) // 3]), "nearest", (3, 1), "average"),
+    "copies by index_select": (
+        Run(lambda x: x.index_select(3, torch.arange(32) // 2)),
+        "nearest",
+        (1, 2),
+        "average",
+    ),
     "zeros, then blurred": (Run(lambda x: _depthwise(_zeros_between(x), BINOMIAL)), "zeros", (2, 2), "blur"),
     "unpooled": (Run(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)), "zeros", (2, 2), None),
     "a border of zeros": (Run(lambda x: F.pad(x, (1, 1, 1, 1))), None, (), None),
@@ -618,6 +657,29 @@ def test_a_record_keeps_no_map_alive() -> None:
         layer.register_forward_hook(watch)
     tape = record(model, torch.randn(1, 3, 16, 16))
     assert len(alive) == 9 and len(tape.nodes) == 10 and not any(ref() is not None for ref in alive)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made inside of it."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.size = max(self.size, *sizes, 0)
+        return out
+
+
+def test_figures_are_made_of_a_part_at_a_time() -> None:
+    """A layer at stride 1 gives more than the model holds."""
+    x = torch.randn(64, 3, 64, 64)
+    for model in (nn.Conv2d(3, 16, 3, 2, 1), nn.MaxPool2d(2), Run(lambda x: x[..., 1::2, ::2])):
+        with Largest() as forward, torch.no_grad():
+            model(x)
+        with Largest() as whole:
+            report = audit(model, x)
+        assert report.sites[0].aliasing and 0 < whole.size <= 2 * max(forward.size, x.numel() * 4)
 
 
 def test_messages_hold_no_tensors() -> None:

@@ -46,6 +46,15 @@ def test_repaired_models_by_way_of_meta(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:antialias. .* is left as it was")
+def test_a_checkpoint_that_is_assigned() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(1, 3, 16, 16)
+    aablur.antialias(model, x, strength=0.5)
+    expected = model(x)
+    empty = copy.deepcopy(model).to("meta")
+    empty.load_state_dict(model.state_dict(), assign=True)
+    torch.testing.assert_close(empty(x), expected)
+
+
 def test_a_model_on_meta_is_repaired() -> None:
     x = torch.randn(1, 3, 64, 64)
     for entry in (ZOO[2], ZOO[9], next(e for e in ZOO if "lite0" in e.name)):

@@ -338,6 +338,15 @@ def test_merged_branches_raise() -> None:
     torch.testing.assert_close(out(restore(model), x), before)
 
 
+def test_a_layer_replaced_in_a_part_of_a_model_raises() -> None:
+    model, x = nn.Sequential(Features()), torch.randn(1, 3, 32, 32)
+    antialias(model, x)
+    model[0].b = nn.Conv2d(4, 4, 3, 2, 1)
+    for part in (model, model[0]):
+        with pytest.raises(RuntimeError, match=r"0\.b was repaired, and a Conv2d is in its place since"):
+            part(x)
+
+
 def test_children_that_were_added_run() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
     x = torch.randn(1, 3, 16, 16)
@@ -365,10 +374,11 @@ def test_wrapped_layers_blur_for_themselves() -> None:
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per")
 def test_eager_quantisation_says_what_to_do() -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1)), torch.randn(1, 3, 8, 8)
-    antialias(model, x)
-    with pytest.raises(TypeError, match=r"quantise the model before aablur\.antialias"):
-        model(torch.quantize_per_tensor(x, 0.1, 0, torch.quint8))
+    for layer in (nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3)):
+        model, x = nn.Sequential(layer), torch.randn(1, 3, 8, 8)
+        antialias(model, x)
+        with pytest.raises(TypeError, match=r"quantise the model before aablur\.antialias"):
+            model(torch.quantize_per_tensor(x, 0.1, 0, torch.quint8))
 
 
 # ---- arguments, flags, modes -----------------------------------------------------------------------------
@@ -431,11 +441,140 @@ def test_a_rewritten_forward_that_cannot_run_says_so() -> None:
         model(x, scale=2.0)
 
 
+FLAG = False
+
+
+class Settings:
+    def __init__(self) -> None:
+        self.double, self.names = False, ["a"]
+
+
+class Reads(nn.Module):
+    """Branches on what lies elsewhere than in a plain attribute of its own."""
+
+    flag = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU()
+        self.settings, self.names, self.table, self.function = Settings(), ["a"], {"on": False}, F.relu
+        self.extra: nn.Module | None = None
+
+    def change(self, y: Tensor) -> Tensor:
+        return y * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(self.act(self.conv(x)), 2)
+        for i, asked in enumerate((
+            self.flag, self.settings.double, "b" in self.settings.names, "b" in self.names, self.table["on"],
+            self.norm.training, self.conv.bias is None, hasattr(self, "late"), self.extra is not None, FLAG,
+            torch.is_grad_enabled(),
+        )):  # fmt: skip
+            if asked:
+                y = y + i + 1
+        return self.function(self.change(y))
+
+
+def _set(path: str, value: Any) -> Any:
+    def change(model: Any) -> None:
+        *parents, name = path.split(".")
+        setattr(functools.reduce(getattr, parents, model), name, value)
+
+    return change
+
+
+CHANGES: dict[str, Any] = {
+    "an attribute of the class": _set("flag", True),
+    "an object's": _set("settings.double", True),
+    "a list of an object": lambda model: model.settings.names.append("b"),
+    "a list": lambda model: model.names.append("b"),
+    "another list": _set("names", ["b"]),
+    "a dict": _set("table", {"on": True}),
+    "the mode of a child": lambda model: model.norm.train(),
+    "a child's bias": _set("conv.bias", None),
+    "an attribute that was not there": _set("late", 1),
+    "a child that was None": _set("extra", nn.ReLU()),
+    "a function": _set("function", torch.tanh),
+    "a method": _set("change", lambda y: y * 3),
+    "the forward of a child": _set("act.forward", torch.tanh),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.filterwarnings("ignore:aablur. .* runs as it was written")
+def test_what_a_forward_reads_may_change(name: str) -> None:
+    plain, x = Reads().eval(), torch.randn(2, 3, 18, 18)
+    model = antialias(copy.deepcopy(plain), x, strength=0.0)
+    assert all(r.done for r in repairs(model))
+    before = out(plain, x)
+    torch.testing.assert_close(out(model, x), before)
+    for m in (plain, model):
+        CHANGES[name](m)
+    after = out(plain, x)
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(out(model, x), after)
+    torch.testing.assert_close(out(copy.deepcopy(model), x), after)
+
+
+@pytest.mark.filterwarnings("ignore:aablur. .* runs as it was written")
+def test_names_of_a_file_classes_and_modes_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, x = Reads().eval(), torch.randn(2, 3, 18, 18)
+    model = antialias(copy.deepcopy(plain), x, strength=0.0)
+    torch.testing.assert_close(out(model, x), out(plain, x))
+    torch.testing.assert_close(model(x), plain(x))  # with gradients
+    monkeypatch.setitem(globals(), "FLAG", True)
+    torch.testing.assert_close(out(model, x), out(plain, x))
+    monkeypatch.undo()
+    monkeypatch.setattr(Reads, "change", lambda self, y: y - 1)
+    torch.testing.assert_close(out(model, x), out(plain, x))
+    torch.testing.assert_close(model.change(x), plain.change(x))  # pyright: ignore
+
+
+def test_private_entries_warn() -> None:
+    class Private(Features):
+        def _features(self, x: Tensor) -> Tensor:
+            return F.max_pool2d(F.relu(self.a(x)), 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self._features(x).mean((2, 3)))
+
+    model, x = Private(), torch.randn(1, 3, 32, 32)
+    before = model._features(x)
+    antialias(model, x, strength=0.0)
+    with pytest.warns(UserWarning, match="its _features is called from outside"):
+        torch.testing.assert_close(model._features(x), before)
+
+
+LAYERS: dict[str, tuple[Any, str, Any]] = {
+    "a stride": (lambda: nn.Conv2d(3, 4, 3, 2, 1), "stride", (1, 1)),
+    "a pool's stride": (lambda: nn.MaxPool2d(2), "stride", 1),
+    "a pool's window": (lambda: nn.AvgPool2d(2), "kernel_size", 3),
+    "ceil_mode": (lambda: nn.MaxPool2d(2), "ceil_mode", True),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_that_sample_otherwise_since_raise(name: str) -> None:
+    """As those do that give a backbone a dilation in the place of a stride."""
+    build, attribute, value = LAYERS[name]
+    layer, x = build(), torch.randn(1, 3, 16, 16)
+    model = antialias(nn.Sequential(layer, nn.ReLU()), x)
+    before, was = out(model, x), getattr(layer, attribute)
+    setattr(layer, attribute, value)
+    for m in (model, copy.deepcopy(model), layer):
+        with pytest.raises(RuntimeError, match=rf"0 was repaired with {attribute} = .*, which is .* now"):
+            m(x)
+    setattr(layer, attribute, was)
+    assert torch.equal(out(model, x), before)
+
+
 def test_signatures_stay() -> None:
     model, x = Optional(), torch.randn(2, 3, 16, 16)
     before = {name: inspect.signature(m.forward) for name, m in model.named_modules()}
+    specs = {name: inspect.getfullargspec(m.forward) for name, m in model.named_modules()}
     antialias(model, x)
     assert {name: inspect.signature(m.forward) for name, m in model.named_modules() if name in before} == before
+    assert {name: inspect.getfullargspec(m.forward) for name, m in model.named_modules() if name in specs} == specs
     with pytest.raises(TypeError, match="label"):
         model(x, label=None)
 
@@ -460,10 +599,17 @@ class Awkward(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.conv, self.act, self.seen = kind, nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), 0
+        self.kept: list[Tensor] = []
+        self.named: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Any:
         if self.kind == "sets an attribute":
             self.seen += 1
+        if self.kind == "keeps maps":
+            self.kept.append(x)
+            self.named["x"] = x
+        if self.kind == "sets a child's":
+            self.act.last = x  # pyright: ignore
         if self.kind == "no gradient":
             with torch.no_grad():
                 return self.act(self.conv(x))
@@ -480,7 +626,10 @@ class Awkward(nn.Module):
         return self.act(self.conv(x))
 
 
-@pytest.mark.parametrize("kind", ["sets an attribute", "no gradient", "draws", "pops", "trains otherwise"])
+KINDS = ["sets an attribute", "sets a child's", "keeps maps", "no gradient", "draws", "pops", "trains otherwise"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_awkward_forwards(kind: str) -> None:
     plain, x = Awkward(kind), torch.randn(2, 3, 16, 16)
     model = antialias(copy.deepcopy(plain).eval(), x, strength=0.0)
@@ -491,6 +640,9 @@ def test_awkward_forwards(kind: str) -> None:
         first = a[0] if isinstance(a, tuple) else a
         assert first.requires_grad == (kind != "no gradient")
     assert kind != "sets an attribute" or model.seen > plain.seen  # pyright: ignore
+    assert kind != "sets a child's" or model.act.last is x  # pyright: ignore
+    assert kind != "keeps maps" or (model.kept[-1] is x and model.named["x"] is x)  # pyright: ignore
+    assert all(type(y) is Tensor for y in model.kept)  # pyright: ignore
 
 
 def test_layers_that_stop_giving_a_map_raise() -> None:
@@ -526,6 +678,53 @@ def test_convolutions_with_forwards_of_their_own() -> None:
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(model, backend="aot_eager", fullgraph=True)(x), expected)
     torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), expected)
+
+
+class Counts(nn.Conv2d):
+    seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore
+        self.seen, self.last = self.seen + 1, x
+        return super().forward(x)
+
+
+class Called(nn.Conv2d):
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x)
+
+
+class Fixed(nn.Conv2d):
+    """Does not heed its attribute."""
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore
+        return F.conv2d(x, self.weight, self.bias, 2, self.padding)  # pyright: ignore
+
+
+class ByCall(nn.Conv2d):
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)  # pyright: ignore
+
+
+@pytest.mark.parametrize("kind", [Counts, Called, Fixed, ByCall])
+def test_unusual_convolutions(kind: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = kind(3, 4, 3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.conv(x))
+
+    plain = Net()
+    for size in (16, 17):
+        x = torch.randn(1, 3, size, size)
+        soft, hard = (antialias(copy.deepcopy(plain), torch.randn(1, 3, 16, 16), strength=s) for s in (0.0, 1.0))
+        torch.testing.assert_close(soft(x), plain(x))
+        assert hard(x).shape == plain(x).shape and not torch.allclose(hard(x), plain(x))
+        if kind is Counts:
+            seen = hard.conv.seen  # pyright: ignore
+            hard(x)
+            assert hard.conv.seen == seen + 1 and hard.conv.last is x  # pyright: ignore
 
 
 # ---- classes that change ---------------------------------------------------------------------------------

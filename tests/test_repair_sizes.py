@@ -41,11 +41,29 @@ def pools(seed: int) -> list[nn.Module]:
 @pytest.mark.parametrize("taps", [2, 3, 5])
 @pytest.mark.parametrize("pool", pools(0), ids=str)
 def test_pools_at_every_size(pool: nn.Module, taps: int) -> None:
-    """Other windows, strides, paddings; ceil_mode, whose outputs have another formula."""
-    model = antialias(nn.Sequential(copy.deepcopy(pool)), torch.randn(1, 2, 12, 12), taps=taps)
+    """Other windows, strides, paddings; ceil_mode, whose outputs have another formula, and whose windows may lie
+    beyond the map.
+    """
+    gentle, model = (
+        antialias(nn.Sequential(copy.deepcopy(pool)), torch.randn(1, 2, 12, 12), taps=taps, strength=s) for s in (0, 1)
+    )
     for size in itertools.product((11, 12, 13, 14, 15, 16, 21), (12, 17, 19)):
         x = torch.randn(1, 2, *size)
         assert out(model, x).shape == out(pool, x).shape, size
+        torch.testing.assert_close(out(gentle, x), out(pool, x))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_windows_that_reach_beyond_small_maps(rank: int) -> None:
+    kind: Any = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[rank - 1]
+    for options in ({"padding": 1, "kernel_size": 3, "stride": 2}, {"kernel_size": 2, "stride": 3}):
+        pool = kind(ceil_mode=True, **options)
+        gentle, whole = (antialias(nn.Sequential(copy.deepcopy(pool)), torch.randn(1, 2, *[8] * rank), strength=s)
+                         for s in (0, 1))  # fmt: skip
+        for size in range(1, 9):
+            x = torch.randn(1, 2, *[size] * rank)
+            assert torch.equal(out(gentle, x), out(pool, x))
+            assert out(whole, x).isfinite().all() and out(whole, x).shape == out(pool, x).shape
 
 
 def test_the_average_that_was_reported() -> None:

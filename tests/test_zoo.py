@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def test_rows() -> None:
 
 
 def test_a_model_that_takes_too_long_is_a_row() -> None:
-    assert "OutOfTime: more than 0.001 seconds" in examine.examine(FAMILY, "plain", seconds=0.001).status
+    family = replace(FAMILY, seconds=0.001)
+    assert "OutOfTime: more than 0.001 seconds" in examine.examine(family, "plain").status
 
 
 def test_differences() -> None:
@@ -84,6 +85,29 @@ def test_the_page_is_made_of_the_file(tmp_path: Path) -> None:
     assert f"| {FAMILIES[0].name} | 1 | 3 |" in table.page(path)
     if table.PATH.exists():
         assert table.page(table.PATH) in table.PAGE.read_text()
+
+
+def test_a_run_goes_on_in_a_file_of_its_own_columns_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "zoo.csv"
+    row = asdict(Row(FAMILIES[0].name, next(iter(FAMILIES[0].models))))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*row, "processor"])
+        writer.writeheader()
+        writer.writerow(row | {"processor": "any"})
+    before = path.read_text()
+    monkeypatch.setattr(table, "PATH", path)
+    monkeypatch.setattr(table, "missing", list)
+    monkeypatch.setattr(table, "measure", lambda jobs: pytest.fail("nothing is measured for it"))
+    with pytest.raises(SystemExit, match=r"zoo\.csv has the columns family, .*, processor, not family"):
+        table.main("--resume")
+    assert path.read_text() == before
+
+
+def test_small_clips() -> None:
+    pytest.importorskip("torchvision")
+    catalogue.prepare()
+    model = catalogue.family("torchvision: video").build("mvit_v2_s", **catalogue._VIDEO)
+    assert model.pos_encoding.temporal_size == 4 and model.pos_encoding.spatial_size == (16, 16)  # pyright: ignore
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .circular import Torus
 from .sites import Site
 
-_CHUNK = 2**19  # values that are transformed at once
+_CHUNK = 2**17  # values that are looked at at once, so that an audit needs little more memory than a forward
 _AS_THEY_ARE = ("adaptive_pool", "interpolate", "lp_pool", "index", "grid_sample", "fractional_pool", "reduce")
 
 
@@ -27,24 +28,33 @@ def energy_above(x: Tensor, stride: Sequence[float], axes: Sequence[int]) -> flo
     Returns:
         From 0 to 1, over all images and channels together; 0 for a constant map.
     """
-    x = x.detach().float().movedim(tuple(axes), tuple(range(-len(axes), 0)))
+    folded = total = 0.0
+    for part in _maps(x, axes):
+        above, whole = _energies(part, stride)
+        folded, total = folded + above, total + whole
+    return folded / total if total > 0 else 0.0
+
+
+def _maps(x: Tensor, axes: Sequence[int]) -> Sequence[Tensor]:
+    """Each channel of each picture as a map of its own (maps, along each axis), some at once."""
+    x = x.detach().movedim(tuple(axes), tuple(range(-len(axes), 0)))
     x = x.reshape(-1, *x.shape[-len(axes) :])
-    dims = tuple(range(1, x.ndim))
-    x = x - x.mean(dims, keepdim=True)
-    above = None
+    return x.split(max(1, _CHUNK // math.prod(x.shape[1:])))
+
+
+def _energies(maps: Tensor, stride: Sequence[float]) -> tuple[float, float]:
+    """The energy of (maps, ...) above the new Nyquist limit, and the whole; see `energy_above`."""
+    maps, dims, above = maps.float(), tuple(range(1, maps.ndim)), None
     for dim, s in zip(dims, stride, strict=True):
-        n = 2 * x.shape[dim]
-        outside = torch.fft.fftfreq(n, device=x.device, dtype=torch.float64).abs() > 1 / (2 * s) + 1e-9
+        n = 2 * maps.shape[dim]
+        outside = torch.fft.fftfreq(n, device=maps.device, dtype=torch.float64).abs() > 1 / (2 * s) + 1e-9
         outside = outside.reshape([-1 if d == dim else 1 for d in dims])
         above = outside if above is None else above | outside
-    folded = total = 0.0
-    for part in x.split(max(1, _CHUNK // math.prod(x.shape[1:]))):
-        for dim in dims:
-            part = torch.cat([part, part.flip(dim)], dim)
-        power = torch.fft.fftn(part, dim=dims).abs().square().sum(0, dtype=torch.float64)
-        total += float(power.sum())
-        folded += float((power * above).sum())
-    return folded / total if total > 0 else 0.0
+    maps = maps - maps.mean(dims, keepdim=True)
+    for dim in dims:
+        maps = torch.cat([maps, maps.flip(dim)], dim)
+    power = torch.fft.fftn(maps, dim=dims).abs().square().sum(0, dtype=torch.float64)
+    return float((power * above).sum()), float(power.sum())
 
 
 def fourier_shift(x: Tensor, shift: Sequence[float], axes: Sequence[int]) -> Tensor:
@@ -72,10 +82,15 @@ def fourier_shift(x: Tensor, shift: Sequence[float], axes: Sequence[int]) -> Ten
 
 def distance(moved: Tensor, plain: Tensor, shift: Sequence[float], axes: Sequence[int]) -> float:
     """|moved - plain shifted by ``shift``|^2 over the energy of ``plain`` about each channel's mean."""
+    error, energy = _errors(moved, plain, shift, axes)
+    return error / energy if energy > 0 else 0.0
+
+
+def _errors(moved: Tensor, plain: Tensor, shift: Sequence[float], axes: Sequence[int]) -> tuple[float, float]:
     plain = plain if plain.dtype == torch.float64 else plain.float()
     energy = float((plain - plain.mean(tuple(axes), keepdim=True)).square().sum(dtype=torch.float64))
     error = (moved.to(plain.dtype) - fourier_shift(plain, shift, axes)).square().sum(dtype=torch.float64)
-    return float(error) / energy if energy > 0 else 0.0
+    return float(error), energy
 
 
 def equivariance_error(
@@ -133,20 +148,34 @@ def measure(site: Site, torus: Torus, func: Any, args: Any, kwargs: Any, shift: 
             site.equivariance = equivariance_error(layer, x, shift, axes)
         return
     window = torus.window(func, args, kwargs)
-    if window is not None:
-        full = _first(window.on_torus((1,) * len(window.stride)))
-    else:
-        full = args[0].roll([-s for s in site.starts], axes) if site.starts else args[0]
-    steps = [int(s) for s in stride]
-    if any(full.shape[a] < s for a, s in zip(axes, steps, strict=True)):
-        return
-    for a, s in zip(axes, steps, strict=True):
-        full = full.narrow(a, 0, full.shape[a] // s * s)
-    site.aliasing = energy_above(full, stride, axes)
-    if all(full.shape[a] == s for a, s in zip(axes, steps, strict=True)):
-        return  # one pixel: every shift of it is the same
-    moved = _sampled(full.roll([shift] * len(axes), axes), steps, axes)
-    site.equivariance = distance(moved, _sampled(full, steps, axes), [shift / s for s in steps], axes)
+    x: Tensor = args[0] if window is None else window.x
+    steps, kept = [int(s) for s in stride], range(-len(axes), 0)
+    folded = total = error = energy = 0.0
+    for pictures in _pictures(x, len(axes), axes):
+        if window is None:
+            full = pictures.roll([-s for s in site.starts], axes) if site.starts else pictures
+        else:
+            full = _first(replace(window, x=pictures).on_torus((1,) * len(window.stride)))
+        if any(full.shape[a] < s for a, s in zip(axes, steps, strict=True)):
+            return
+        for a, s in zip(axes, steps, strict=True):
+            full = full.narrow(a, 0, full.shape[a] // s * s)
+        for part in _maps(full, axes):
+            above, whole = _energies(part, stride)
+            moved = _sampled(part.roll([shift] * len(axes), tuple(kept)), steps, kept)
+            off, about = _errors(moved, _sampled(part, steps, kept), [shift / s for s in steps], kept)
+            folded, total, error, energy = folded + above, total + whole, error + off, energy + about
+        pixels = [full.shape[a] // s for a, s in zip(axes, steps, strict=True)]
+    site.aliasing = folded / total if total > 0 else 0.0
+    if max(pixels) > 1:  # of one pixel, every shift is the same
+        site.equivariance = error / energy if energy > 0 else 0.0
+
+
+def _pictures(x: Tensor, rank: int, axes: Sequence[int]) -> Sequence[Tensor]:
+    """Some pictures of a batch at once; all of x, if it is none."""
+    if x.ndim < rank + 2 or -min(axes) >= x.ndim or not len(x):
+        return [x]
+    return x.split(max(1, _CHUNK // max(1, x[0].numel())))
 
 
 def _first(out: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -64,6 +65,22 @@ class Ceil:
 
 
 @dataclass(frozen=True)
+class Beyond:
+    """A max at every pixel where a window may begin, up to the map's last: nothing lies beyond the map."""
+
+    kernel: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for k, p, d in zip(self.kernel, self.padding, self.dilation, strict=True):
+            pads = [p, d * (k - 1), *pads]
+        x = F.pad(x, pads, value=-math.inf)
+        return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(self.kernel) - 1](x, self.kernel, 1, 0, self.dilation)
+
+
+@dataclass(frozen=True)
 class Average:
     """An average pool as it was, whose windows may reach beyond the map: what it makes of that no taps are."""
 
@@ -103,6 +120,7 @@ class Blur:
         padding_mode: as `aablur.blur_pool2d`.
         box: along each axis (first tap, size) of the average that strength 0 stands for; (t, 1) keeps one pixel.
         window: (window, padding, dilation) of a max before the blur, or None.
+        beyond: that max, where its windows reach farther beyond the map than ``window`` can; or None.
         rules: where the outputs lie, and how many they are, as a function of the map's size: one an axis; or None,
             if the padding alone says it.
         gain: what the taps sum to.
@@ -127,6 +145,7 @@ class Blur:
     constraints: tuple[str, ...] = ()
     strength: float = 1.0
     average: Average | None = None
+    beyond: Beyond | None = None
 
     def filter(self, axis: int, strength: float) -> Tensor:
         """(1 - strength) times the layer's own box, plus strength times the filter."""
@@ -160,7 +179,7 @@ class Blur:
         else:
             made = _BLUR[rank](taps, **options)
         if self.rules is not None:
-            made = BlurBySize(made, self.rules, self.padding)
+            made = BlurBySize(made, self.rules, self.padding, self.beyond)
         if not self.learnable:  # a repair adds nothing to a state_dict but what is learnt
             for module in made.modules():
                 module._non_persistent_buffers_set.update(module._buffers)
@@ -231,11 +250,15 @@ class BlurBySize(nn.Module):
         blur: an `aablur.nn` module.
         rules: one an axis.
         padding: (before, after) an axis; before is that of start 0, after is not read.
+        beyond: as of a `Blur`.
     """
 
-    def __init__(self, blur: Any, rules: Sequence[Same | Ceil], padding: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, blur: Any, rules: Sequence[Same | Ceil], padding: Sequence[tuple[int, int]], beyond: Beyond | None = None
+    ) -> None:
         super().__init__()
         self.blur, self.rules, self.before = blur, tuple(rules), tuple(before for before, _ in padding)
+        self.beyond, self.more = beyond, (0,) * len(self.rules) if beyond is None else beyond.padding
         many = range(1 << 16, (1 << 16) + max(rule.stride for rule in rules))  # sizes of every phase
         self.widest = tuple(
             tuple(max(0, *(int(pads[i][end]) for n in many if (pads := self._pads([n] * blur.rank)))) for end in (0, 1))
@@ -244,16 +267,18 @@ class BlurBySize(nn.Module):
 
     def _pads(self, sizes: Sequence[Any]) -> list[tuple[Any, Any]]:
         found = []
-        for rule, n, axis, base in zip(self.rules, sizes, self.blur._geometry.axes, self.before, strict=True):
+        axes = self.blur._geometry.axes
+        for rule, n, axis, base, more in zip(self.rules, sizes, axes, self.before, self.more, strict=True):
             before = base - rule.start(n)
             end = (rule.outputs(n) - 1) * axis.stride + axis.taps
-            found.append((before, end - before - axis.pooled_size(n)))
+            found.append((before, end - before - axis.pooled_size(n + more)))
         return found
 
     def forward(self, x: Tensor) -> Tensor:
         blur = self.blur
         sizes = x.shape[-blur.rank :]
         pads = self._pads(sizes)
+        x = x if self.beyond is None else self.beyond(x)
         if any(isinstance(p, (torch.SymInt, Tensor)) for pair in pads for p in pair):
             return self._blur_cut(x, sizes, pads)
         name = f"{'blur' if blur._window is None else 'max_blur'}_pool{blur.rank}d"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..geometry import Geometry
 from .sites import as_taps, per_axis, rank_of
@@ -108,7 +109,7 @@ class Torus:
     """Runs torch functions with circular padding in place of their own: an ``evaluate`` of `tape.Recorder`."""
 
     def __init__(self) -> None:
-        self._padded: dict[int, tuple[Tensor, Tensor, list[int]]] = {}  # a padded map: itself, the map, pads before
+        self._padded = WeakTensorKeyDictionary()  # a padded map, while it is alive: the map, pads before
 
     def window(self, func: Any, args: Any, kwargs: Any) -> Window | None:
         """The op as a window over its map, from which a padding of its own has been taken off; None if it is none."""
@@ -116,8 +117,8 @@ class Torus:
         if name not in _WINDOWS:
             return None
         window = _WINDOWS[name](name, func, args, kwargs)
-        if id(window.x) in self._padded:
-            _, x, pads = self._padded[id(window.x)]
+        if (known := self._padded.get(window.x)) is not None:
+            x, pads = known
             before = tuple(b + p for b, p in zip(window.before, pads[-len(window.before) :], strict=True))
             window = replace(window, x=x, before=before)
         return window
@@ -136,7 +137,7 @@ class Torus:
         """Remembers that ``out`` is a padded map, so that the window that takes it finds the map itself."""
         if func is F.pad and (pads := _spatial_pads(*args, **kwargs)):
             x = args[0] if args else kwargs["input"]
-            self._padded[id(out)] = (out, x, [0] * (x.ndim - len(pads)) + [b for b, _ in pads])
+            self._padded[out] = (x, [0] * (x.ndim - len(pads)) + [b for b, _ in pads])
 
 
 def _spatial_pads(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import MethodType
+from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -16,6 +20,8 @@ from .replace import STATE
 from .tape import Call, Node, Recorder, Tape, undisturbed
 
 LATER = "aablur_blurs_later"  # the keyword by which a rewritten forward tells a layer that it blurs for it
+MADE = "_aablur_made"  # marks classes that stand over a module's own
+_TORCHS = frozenset((*dir(nn.Module), *STATE))  # what every module has
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -94,44 +100,127 @@ def _state() -> tuple[bool, ...]:
     )  # fmt: skip
 
 
+def frozen(value: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """What a forward may branch on in a value, to compare it with what it is later: the contents of plain objects and
+    containers; functions and classes themselves; of tensors and modules that they are there.
+    """
+    if value is None or isinstance(value, (*PLAIN, Enum, torch.dtype, torch.device)):
+        return type(value), value
+    if isinstance(value, (type, FunctionType, BuiltinFunctionType, MethodType, partial)):
+        return value
+    if isinstance(value, (torch.Tensor, nn.Module)) or id(value) in seen:
+        return object
+    seen |= {id(value)}
+    if isinstance(value, Mapping):
+        return type(value), [(key, frozen(v, seen)) for key, v in value.items()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value), [frozen(v, seen) for v in value]
+    return (type(value), frozen(vars(value), seen)) if hasattr(value, "__dict__") else object
+
+
+def _fact(module: nn.Module, name: str) -> Any:
+    """`frozen` of an attribute, as the class defines it or the instance has it; None where there is none."""
+    state = vars(module)
+    if name in state:
+        return frozen(state[name])
+    for part in ("_parameters", "_buffers", "_modules"):
+        if name in state[part]:
+            return frozen(state[part][name])
+    for cls in type(module).__mro__:
+        if name in vars(cls) and MADE not in vars(cls):
+            return frozen(vars(cls)[name]) if not isinstance(vars(cls)[name], property) else object
+    return None
+
+
+_MODES: dict[str, Callable[[], bool]] = {
+    "is_grad_enabled": torch.is_grad_enabled,
+    "is_autocast_enabled": torch.is_autocast_enabled,
+}
+
+
 class _Reads:
-    """What a forward reads of its module: plain attributes with their values, and the other methods that it calls."""
+    """What a forward reads, on which it may branch: attributes, of its module and of those below it, names of its
+    file, modes of torch. ``methods`` are the module's other methods that it calls.
+    """
 
     def __init__(self) -> None:
-        self.flags: dict[str, Any] = {}
+        self.flags: dict[tuple[str, str], Any] = {}  # by path and name
+        self.names: list[tuple[dict[str, Any], str, Any]] = []
+        self.modes: dict[tuple[bool, str], bool] = {}  # in training and in evaluation
         self.methods: set[str] = set()
+        self.containers: list[tuple[str, Any, Any]] = []  # with copies
 
-    def note(self, name: str, value: Any, is_own: bool) -> None:
-        if is_own and name not in STATE and isinstance(value, (*PLAIN, tuple)):
-            self.flags[name] = value
-        elif isinstance(value, MethodType) and not name.startswith("_") and not hasattr(nn.Module, name):
-            self.methods.add(name)
+    def note(self, module: nn.Module, path: str, name: str) -> None:
+        fact = self.flags[path, name] = _fact(module, name)
+        if isinstance(fact, FunctionType):
+            self.note_function(fact, vars(module)["training"])
+            if not path:
+                self.methods.add(name)
+        if isinstance(value := vars(module).get(name), (list, dict, set)):
+            self.containers.append((name, value, value.copy()))
+
+    def note_function(self, function: Any, training: bool) -> None:
+        for name in getattr(getattr(function, "__code__", None), "co_names", ()):
+            if name in _MODES:
+                self.modes[training, name] = _MODES[name]()
+            value = function.__globals__.get(name, ...)
+            if isinstance(value, (*PLAIN, list, tuple, set, dict)) and not name.startswith("__"):
+                self.names.append((function.__globals__, name, frozen(value)))
+
+    def check_containers(self) -> None:
+        """Raises where a list or the like has been changed, after it has undone that."""
+        for name, now, before in self.containers:
+            entries = [[*c.keys(), *c.values()] if isinstance(c, dict) else [*c] for c in (now, before)]
+            if len(entries[0]) != len(entries[1]) or any(a is not b for a, b in zip(*entries, strict=True)):
+                now.clear()
+                (now.extend if isinstance(now, list) else now.update)(before)
+                raise ValueError(f"it changes its {name}")
 
 
-def _watched(module: nn.Module, own: type[nn.Module], reads: _Reads) -> type[nn.Module]:
-    """A class for the time of a trace: it notes what a forward reads, and lets it set nothing."""
-    now: Any = type(module)
+@contextmanager
+def _watched(module: nn.Module, own: type[nn.Module], training: bool, reads: _Reads) -> Iterator[None]:
+    """For the time of a trace: notes what a forward reads of its module and of those below, and lets it set nothing."""
+    paths = {id(m): path for path, m in module.named_modules()}
+    class_now, set_now = module.__class__, nn.Module.__setattr__
+    modes = [(vars(m), m.training) for m in module.modules()]
 
     def get(self: Any, name: str) -> Any:
-        value = now.__getattribute__(self, name)
-        reads.note(name, value, name in object.__getattribute__(self, "__dict__"))
-        return value
+        path = paths.get(id(self))
+        by_fx = sys._getframe(1).f_globals.get("__name__", "").startswith("torch.fx.")
+        if path is not None and not by_fx and (name not in _TORCHS or (path and name in ("training", "forward"))):
+            reads.note(self, path, name)
+        return object.__getattribute__(self, name)
 
     def set_(self: Any, name: str, value: Any) -> None:
-        raise ValueError(f"it sets its attribute {name}")
+        if id(self) in paths:
+            raise ValueError(f"it sets its attribute {name}")
+        set_now(self, name, value)
 
-    return type(own.__name__, (now,), {"__getattribute__": get, "__setattr__": set_, "forward": own.forward})
+    module.__class__ = type(own.__name__, (class_now,), {"forward": own.forward, MADE: True})
+    for state, _ in modes:
+        state["training"] = training
+    Module: Any = nn.Module
+    Module.__getattribute__, Module.__setattr__ = get, set_
+    try:
+        yield
+    finally:
+        del Module.__getattribute__
+        Module.__setattr__ = set_now
+        module.__class__ = class_now
+        for state, mode in modes:
+            state["training"] = mode
 
 
 def _trace(module: nn.Module, own: type[nn.Module], pattern: Pattern, training: bool, reads: _Reads) -> fx.Graph:
     """The graph of a module's own forward, in one mode; ``reads`` gets what it read."""
     if "forward" in vars(module):
         raise Untraceable(f"{own.__name__}.forward is set on the instance")
-    class_now, mode, before = module.__class__, module.training, (random.getstate(), torch.get_rng_state())
-    module.training = training
-    module.__class__ = _watched(module, own, reads)
+    before = random.getstate(), torch.get_rng_state()
     try:
-        graph = _Tracer(pattern).trace(module)
+        with torch.set_grad_enabled(training), _watched(module, own, training, reads):
+            reads.note_function(own.forward, training)
+            graph = _Tracer(pattern).trace(module)
+        reads.check_containers()
         if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):
             raise ValueError("it draws random numbers that no graph keeps")
         return graph
@@ -139,8 +228,6 @@ def _trace(module: nn.Module, own: type[nn.Module], pattern: Pattern, training: 
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise Untraceable(f"{own.__name__}.forward cannot be traced: {reason}") from error
     finally:
-        object.__setattr__(module, "__class__", class_now)
-        module.training = mode
         random.setstate(before[0])
         torch.set_rng_state(before[1])
 
@@ -245,7 +332,7 @@ class Program:
     def __init__(self, module: nn.Module, own: type[nn.Module], edits: Sequence[Edit], pattern: Pattern) -> None:
         self.own, self.forward, self.pattern, self.bind = own, own.forward, pattern, pattern.binder()
         self.layout, reads = _layout(module), _Reads()
-        self.flags, self.methods = reads.flags, reads.methods
+        self.flags, self.names, self.modes, self.methods = reads.flags, reads.names, reads.modes, reads.methods
         self.deferred = tuple(e.target for e in edits if e.action == "defer")
         self.last = any(e.last for e in edits)
         self.runs: dict[tuple[bool, bool], Callable[..., Any]] = {}
@@ -268,10 +355,22 @@ class Program:
             return f"{self.own.__name__}.forward was replaced"
         if _layout(module) != self.layout:
             return "its children have changed"
-        state = vars(module)
-        for name, value in self.flags.items():
-            if name not in state or type(state[name]) is not type(value) or state[name] != value:
-                return f"its attribute {name} has changed"
+        for (path, name), fact in self.flags.items():
+            owner = at(module, path)
+            if name == "training":
+                same = owner is not None and owner.training == module.training
+            elif torch.compiler.is_compiling():  # whose guards know plain values alone
+                same = not _is_plain(fact) or getattr(owner, name, ...) == fact[1]
+            else:
+                same = owner is not None and _fact(owner, name) == fact
+            if not same:
+                return f"its attribute {f'{path}.{name}'.lstrip('.')} has changed"
+        for names, name, fact in () if torch.compiler.is_compiling() else self.names:
+            if frozen(names.get(name, ...)) != fact:
+                return f"{name} has changed"
+        for (training, name), value in self.modes.items():
+            if training == module.training and _MODES[name]() != value:
+                return f"it asks for {name}, which was {value} when it was repaired"
         for path in self.deferred:
             if not can_defer(module.get_submodule(path)):
                 return f"{path} has changed"
@@ -282,6 +381,18 @@ class Program:
         if reason := self.why_not(module):
             return None, reason
         return self.pattern.tensors(self.bind(*args, **kwargs)), "its arguments are of other kinds"
+
+
+def _is_plain(fact: Any) -> bool:
+    return isinstance(fact, tuple) and isinstance(fact[1], PLAIN)
+
+
+def at(module: nn.Module, path: str) -> Any:
+    """What is at a path in a module; None where nothing is."""
+    found: Any = module
+    for name in path.split(".") if path else ():
+        found = None if found is None else found._modules.get(name)
+    return found
 
 
 def can_defer(module: nn.Module) -> bool:

@@ -224,6 +224,8 @@ class Places:
         """Edits by which a forward runs a child without its blur, and blurs after something else that it runs."""
         if not self._free_to_defer(parent):
             raise Untraceable("its blur is another's")
+        if type(call.module).__call__ is not nn.Module.__call__:
+            raise Untraceable("its __call__ is its own")
         first, end = self._event(parent, call), self._event(parent, at)
         edits = (
             Edit(first.fx_node, "defer", target=first.target),

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .blurs import Average, Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
+from .blurs import Average, Beyond, Blur, Ceil, Dense, Same, Taps, blur_at, blur_for_average
 from .filters import triangle
 from .graph import Edit, Untraceable
 from .places import Change, Places, Plan
 from .sites import Site, per_axis, rank_of
 from .tape import Node, undisturbed
+
+_CONVS: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -110,19 +112,22 @@ class Planner(Places):
         stride = kernel if stride is None or stride == [] else per_axis(stride, rank)
         padding = per_axis(node.argument(3, "padding", 0), rank)
         dilation = per_axis(node.argument(4, "dilation", 1), rank)
-        starts, rules = [0] * rank, None
+        starts, rules, beyond = [0] * rank, None, None
         if settings.window is not None:
             kernel, padding, dilation = per_axis(settings.window, rank), (0,) * rank, (1,) * rank
         elif node.argument(5, "ceil_mode", False):
             rules = tuple(map(Ceil, kernel, stride, padding, dilation))
-            # Windows may begin beyond the map's end, by stride - 1 pixels: a wider padding, whose front is cropped,
-            # holds them; where the window is too small for that, the blur's padding stands for them.
-            wider = [2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)]
-            starts = [s - 1 if w else 0 for w, s in zip(wider, stride, strict=True)]
-            padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
+            # Windows may begin up to stride - 1 pixels beyond the map's end: a wider padding, whose front is cropped,
+            # holds them, if the window is large enough for it.
+            if all(2 * (p + s - 1) <= k for p, s, k in zip(padding, stride, kernel, strict=True)):
+                starts = [s - 1 for s in stride]
+                padding = tuple(p + f for p, f in zip(padding, starts, strict=True))
+            else:
+                beyond = Beyond(kernel, padding, dilation)
         taps = [settings.filter(s) for s in stride]
-        window = (kernel, padding, dilation)
-        blur = blur_at(taps, stride, starts=starts, window=window, rules=rules, **settings.options(site))
+        window = None if beyond else (kernel, padding, dilation)
+        options = settings.options(site, window=window, beyond=beyond, rules=rules)
+        blur = blur_at(taps, stride, starts=starts, **options)
         self._instead(site, blur, plan)
         plan.how = "max-blur pool"
 
@@ -226,7 +231,20 @@ class Planner(Places):
         module = site.node.call.module
         own = getattr(module, "stride", None)
         is_own = isinstance(own, (int, tuple, list)) and per_axis(own, len(site.stride)) == site.stride
-        return is_own and self._weight_is_of(module, site.node)
+        return is_own and self._weight_is_of(module, site.node) and self._heeds_stride(site)
+
+    def _heeds_stride(self, site: Site) -> bool:
+        """Whether a convolution runs at the stride that its attribute says, by trial where its forward is its own."""
+        call, rank = site.node.call, len(site.stride)
+        own: Any = type(call.module)
+        if any(own.forward is kind.forward and own._conv_forward is kind._conv_forward for kind in _CONVS):
+            return True
+        args, kwargs = self._arguments(call)
+        strided, full = self._at_strides(call.module, args, kwargs, tuple(int(s) for s in site.stride))
+        if not isinstance(strided, Tensor) or not isinstance(full, Tensor):
+            return True
+        sizes = zip(strided.shape[-rank:], full.shape[-rank:], site.stride, strict=True)
+        return all(s == 1 or n < m or m == 1 for n, m, s in sizes)
 
     def _stride_one(self, site: Site, plan: Plan, share: tuple[int, ...]) -> None:
         """The layer's own stride, divided by the blur's share."""

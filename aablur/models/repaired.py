@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .graph import LATER, Program, Untraceable
+from .graph import LATER, MADE, Program, Untraceable, at
 
 _CONVS: Any = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
@@ -29,9 +29,10 @@ class Repaired:
     """Mixed into a module's class by `repaired_class`. ``_repair`` holds what was changed:
 
     "blurs": `Blur` of each child that blurs: "blur_before" the forward, "blur_instead" of it, "blur_after" it, or
-    "blur_0" and so on, between the operations of a rewritten one. "stride": what is left of a layer's own. "edits",
-    "pattern", "program": of a rewritten forward. "path": in the model. "moved": whether a rewritten forward does the
-    blur of this layer. "kept", of the model itself: every repaired module by its path.
+    "blur_0" and so on, between the operations of a rewritten one. "stride": what is left of a layer's own. "options":
+    the attributes that its blur was made for. "edits", "pattern", "program": of a rewritten forward. "path": in the
+    model. "moved": whether a rewritten forward does the blur of this layer. "kept", of the model itself: every repaired
+    module by its path.
     """
 
     _repair: dict[str, Any]
@@ -80,14 +81,15 @@ def repaired_class(cls: type[nn.Module]) -> Any:
             return cls.forward(self, *args, **kwargs)
         return _forward(self, cls, args, kwargs)
 
-    names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "forward": forward}
+    forward.__signature__ = inspect.signature(cls.forward)  # type: ignore - which inspect.getfullargspec reads
+    names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "forward": forward, MADE: True}
     for name in set(dir(cls)) - set(dir(nn.Module)):
-        if not name.startswith("_") and isinstance(method := inspect.getattr_static(cls, name), FunctionType):
-            names[name] = _entry(name, method)
+        if not name.startswith("__") and isinstance(method := inspect.getattr_static(cls, name), FunctionType):
+            names[name] = _entry(cls, name, method)
     return type(f"Repaired{cls.__name__}", (Repaired, cls), names)
 
 
-def _entry(name: str, method: Any) -> Any:
+def _entry(cls: type[nn.Module], name: str, method: Any) -> Any:
     """Another method than forward: it says so where a rewritten forward has blurs in what was once this method."""
 
     @wraps(method)
@@ -95,7 +97,7 @@ def _entry(name: str, method: Any) -> Any:
         program = vars(self).get("_repair", {}).get("program")
         if program is not None and name in program.methods and _blurs_inside(self):
             _say(self, f"its {name} is called from outside, and runs as it was written, without the blurs inside of it")
-        return method(self, *args, **kwargs)
+        return getattr(cls, name)(self, *args, **kwargs)
 
     return run
 
@@ -131,6 +133,17 @@ def _forward(module: Any, own: type[nn.Module], args: tuple[Any, ...], kwargs: d
     repair, parts, later = module._repair, module._modules, kwargs.pop(LATER, False)
     if "kept" in repair:
         _check_kept(module)
+    for name, value in repair.get("options", {}).items():
+        if getattr(module, name, None) != value:
+            raise RuntimeError(
+                f"aablur: {repair['path'] or own.__name__} was repaired with {name} = {value!r}, which is "
+                f"{getattr(module, name, None)!r} now: aablur.restore(model), change it, and repair it again"
+            )
+    if args and isinstance(args[0], Tensor) and args[0].is_quantized and (repair["blurs"] or "stride" in repair):
+        raise TypeError(
+            f"aablur: {repair['path'] or own.__name__} is repaired, and takes no quantised map: quantise the model "
+            "before aablur.antialias, or after aablur.restore"
+        )
     if "blur_before" in parts:
         args, kwargs = _with_first(own, args, kwargs, parts["blur_before"])
     if "blur_instead" in parts:
@@ -163,6 +176,10 @@ def _rewritten(module: Any, own: type[nn.Module], args: Any, kwargs: Any, later:
     tensors, reason = program.tensors(module, args, kwargs) if program else (None, "it cannot be traced any more")
     if tensors is not None:
         return program.runs[module.training, later](module, *tensors)
+    for path in program.deferred if program else ():
+        found = at(module, path)
+        if found is None or not any(map(is_repaired, found.modules())):
+            raise RuntimeError(_replaced(f"{module._repair['path']}.{path}".lstrip("."), found))
     if later:
         raise RuntimeError(
             f"aablur: {module._repair['path'] or own.__name__} cannot leave its blur to others: {reason}"
@@ -191,11 +208,6 @@ def _first_name(own: type[nn.Module]) -> str:
 
 def _at_stride(module: Any, own: Any, stride: tuple[int, ...], args: Any, kwargs: Any) -> Any:
     """A layer's own forward at another stride than its attribute says, which others read and rebuild it from."""
-    if getattr(_first(own, args, kwargs), "is_quantized", False):
-        raise TypeError(
-            f"aablur: {own.__name__} is repaired, and takes no quantised map: quantise the model before "
-            "aablur.antialias, or after aablur.restore"
-        )
     for kind, convolve in _CONVS.items():
         if own.forward is kind.forward and own._conv_forward is kind._conv_forward:
             x, padding = _first(own, args, kwargs), module.padding
@@ -212,22 +224,28 @@ def _at_stride(module: Any, own: Any, stride: tuple[int, ...], args: Any, kwargs
     other = copy.copy(vars(module))  # the same parameters, buffers and children in the same dicts
     twin = own.__new__(type(module))
     vars(twin).update(other, stride=stride)
-    return own.forward(twin, *args, **kwargs)
+    out = own.forward(twin, *args, **kwargs)
+    for name, value in vars(twin).items():
+        if name != "stride" and value is not other.get(name, _empty):
+            vars(module)[name] = value
+    return out
 
 
 def _check_kept(model: Any) -> None:
     """Raises where a module that was repaired has been replaced since, so that its filter is gone."""
     for path, module in model._repair["kept"].items():
-        found = model
-        for name in path.split("."):
-            found = found._modules.get(name) if found is not None else None
+        found = at(model, path)
         if isinstance(found, Repaired) or found is module or any(m is module for m in model.modules()):
             continue
-        now = "nothing" if found is None else f"a {type(found).__name__}"
-        raise RuntimeError(
-            f"aablur: {path} was repaired, and {now} is in its place since, which does not blur. Fuse, convert or "
-            "replace layers before aablur.antialias; or aablur.restore(model), change it, and repair it again"
-        )
+        raise RuntimeError(_replaced(path, found))
+
+
+def _replaced(path: str, found: Any) -> str:
+    now = "nothing" if found is None else f"a {type(found).__name__}"
+    return (
+        f"aablur: {path} was repaired, and {now} is in its place since, which does not blur. Fuse, convert or replace "
+        "layers before aablur.antialias; or aablur.restore(model), change it, and repair it again"
+    )
 
 
 def _say(module: Any, what: str) -> None:

@@ -194,7 +194,7 @@ def _unfold(node: Node, tape: Tape) -> dict[str, Any] | None:
     return {"kind": "unfold", "stride": stride, "kernel": per_axis(node.argument(1, "kernel_size"), 2)}
 
 
-def _slices(node: Node) -> list[tuple[int, int, int]]:
+def strided_slices(node: Node) -> list[tuple[int, int, int]]:
     """(axis from the end, step, start) of the slices with steps of an index."""
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     if any(isinstance(i, Ref) and len(i.shape) > 1 for i in index):
@@ -214,14 +214,16 @@ def _slices(node: Node) -> list[tuple[int, int, int]]:
 
 
 def _getitem(node: Node, tape: Tape) -> dict[str, Any] | None:
-    if not isinstance(node.args[0], Ref) or not (mine := _slices(node)) or len(node.args[0].shape) < 3:
+    if not isinstance(node.args[0], Ref) or not (mine := strided_slices(node)) or len(node.args[0].shape) < 3:
         return None
     axes, stride, _ = zip(*mine, strict=True)
     siblings = [node]
     if (source := node.args[0].node) is not None:
         users = [tape.nodes[i] for i in tape.nodes[source].users if tape.nodes[i].op == "__getitem__"]
-        siblings = [n for n in users if n.call is node.call and [s[:2] for s in _slices(n)] == [s[:2] for s in mine]]
-    phases = {tuple(s[2] for s in _slices(n)) for n in siblings}
+        siblings = [
+            n for n in users if n.call is node.call and [s[:2] for s in strided_slices(n)] == [s[:2] for s in mine]
+        ]
+    phases = {tuple(s[2] for s in strided_slices(n)) for n in siblings}
     whole = len(phases) == math.prod(stride)
     if len(axes) == 1 and (whole or axes[0] == 1 - len(node.args[0].shape)):
         return None  # pairs of channels, as rotary embeddings take them, or every other channel
@@ -280,6 +282,14 @@ def _grid_sample(node: Node, tape: Tape) -> dict[str, Any] | None:
     return {"kind": "grid_sample", "stride": tuple(s if s > 1.01 else 1 for s in node.facts["distances"])}
 
 
+_MEANS = ("mean", "sum", "nanmean", "nansum")
+_NORMS = ("norm", "linalg_vector_norm", "vector_norm")
+_REDUCTIONS = (
+    *_MEANS, *_NORMS, "amax", "amin", "max", "min", "aminmax", "median", "nanmedian", "mode", "quantile", "nanquantile",
+    "prod", "std", "var", "logsumexp", "any", "all",
+)  # fmt: skip
+
+
 def _reduce(node: Node, tape: Tape) -> dict[str, Any] | None:
     """A mean or maximum over the inner parts of axes that views have split, or one entry of each part."""
     views, entries = splits_before(node, tape), _entries(node)
@@ -293,13 +303,15 @@ def _reduce(node: Node, tape: Tape) -> dict[str, Any] | None:
         whole = len({tuple(_entries(n).values()) for n in siblings}) == math.prod(stride)
         if whole and (len(axes) == 1 or node is not siblings[0]):
             return None  # pairs, as rotary embeddings take them; one site for all phases
-    mean = [filters.box(stride)] if node.op in ("mean", "sum") else []
-    return {"kind": "reduce", "stride": stride, "axes": axes, "filters": mean, "unsplit": views[0].args[0].shape}
+    found: dict[str, Any] = {"kind": "reduce", "stride": stride, "axes": axes, "unsplit": views[0].args[0].shape}
+    if node.op in _NORMS:
+        return found | {"filter": "average"}  # as an lp pool
+    return found | {"filters": [filters.box(stride)] if node.op in _MEANS else []}
 
 
 def _dims(node: Node) -> list[int]:
     """The axes over which a node reduces."""
-    dims = node.argument(1, "dim", node.kwargs.get("axis"))
+    dims = node.argument(2 if node.op in (*_NORMS, "quantile", "nanquantile") else 1, "dim", node.kwargs.get("axis"))
     if dims is None or isinstance(dims, Ref):
         return []
     return [dims] if isinstance(dims, int) else list(dims)
@@ -330,8 +342,8 @@ _READERS: dict[str, Callable[[Node, Tape], dict[str, Any] | None]] = {
     **dict.fromkeys(("index_select", "gather", "take_along_dim"), _index),
     "select": _reduce,
     "as_strided": _as_strided,
-    "grid_sample": _grid_sample,
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "max", "min"), _reduce),
+    **dict.fromkeys(("grid_sample", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), _grid_sample),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(("reshape", "view", "unflatten"), _reshape),
 }
 for _r in (1, 2, 3):

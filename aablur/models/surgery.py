@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 
 from .blurs import Blur, Dense
 from .graph import Edit
-from .pattern import Pattern
+from .pattern import PLAIN, Pattern
 from .repaired import compile_program, is_repaired, own_class, repaired_class
+from .replace import STATE
 
 
 def _open(module: nn.Module) -> dict[str, Any]:
@@ -40,7 +41,11 @@ def _change_class(module: nn.Module, change: Callable[[Any], Any]) -> None:
 
 def put(module: nn.Module, part: str, blur: Blur) -> None:
     """Puts a blur into a module, which `build` builds."""
-    _open(module)["blurs"][part] = blur
+    repair = _open(module)
+    repair["blurs"][part] = blur
+    if part == "blur_instead":
+        own = {name: value for name, value in vars(module).items() if name not in STATE and name != "_repair"}
+        repair["options"] = {name: value for name, value in own.items() if isinstance(value, (*PLAIN, tuple))}
 
 
 def put_dense(module: nn.Module, dense: Dense) -> None:
@@ -50,7 +55,9 @@ def put_dense(module: nn.Module, dense: Dense) -> None:
 
 def set_stride(module: nn.Module, stride: tuple[int, ...]) -> None:
     """From now on a layer runs at this stride; its attribute says what it was, to all that rebuild it."""
-    _open(module)["stride"] = stride
+    repair = _open(module)
+    repair["stride"] = stride
+    repair["options"] = {"stride": module.stride}
 
 
 def edit(module: nn.Module, edits: list[Edit], blurs: dict[str, Blur], pattern: Pattern) -> None:

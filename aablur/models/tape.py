@@ -131,7 +131,7 @@ class Recorder(TorchFunctionMode):
             out = self._evaluate(func, args, kwargs)
         else:
             out = func(*args, **kwargs)
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        made = [t for t in tree_leaves(args[0] if name == "__setitem__" else out) if isinstance(t, Tensor)]
         if not made or not tree_leaves((refs_args, refs_kwargs), is_leaf=_is_ref):
             return out
         self._add(name, refs_args, refs_kwargs, made, self._stack[-1], _source())
@@ -163,7 +163,7 @@ class Recorder(TorchFunctionMode):
             node.facts["positions"] = _positions_along(args, kwargs)
         if node.op == "as_strided":
             node.facts["strides"] = args[0].stride()
-        if node.op == "grid_sample":
+        if node.op.startswith("grid_sample"):
             node.facts["distances"] = _distances(args[0], args[1] if len(args) > 1 else kwargs["grid"])
 
     # ---- modules
@@ -222,6 +222,8 @@ def _positions(args: Any, kwargs: Any) -> list[tuple[int, list[int]]]:
             axis += x.ndim - used if i is Ellipsis else i is not None
     found = []
     for axis, i in pairs:
+        if isinstance(i, Tensor) and i.dtype == torch.bool and i.ndim == 1 and not i.is_meta:
+            i = i.nonzero()
         if isinstance(i, (list, range)) and all(type(k) is int for k in i):
             found.append((axis if axis < 0 else axis - x.ndim, list(i)))
         if hasattr(i, "__array__") and not isinstance(i, Tensor):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from . import filters
-from .sites import is_handed_on, per_axis, rank_of, read_filters
+from .sites import is_handed_on, per_axis, rank_of, read_filters, strided_slices
 from .tape import Node, Ref, Tape
 
 
@@ -75,10 +77,47 @@ def _pad(node: Node) -> _Found | None:
     return ("zeros", factor, []) if factor and len(shape) - len(factor) > 2 else None
 
 
+def _setitem(node: Node) -> _Found | None:
+    """A map put at every few pixels of another: of zeros, as the others are not known to be set."""
+    value: Any = node.args[-1]
+    rank = len(node.args[0].shape)
+    if not isinstance(value, Ref) or value.node is None or rank < 3:
+        return None
+    steps = {axis + rank: step for axis, step, _ in strided_slices(node)}
+    return "zeros", tuple(float(steps.get(i, 1)) for i in range(2, rank)), []
+
+
+def _covered(node: Node, tape: Tape) -> bool:
+    """Whether what is put in at steps, now and right before and after, leaves no pixel out; True but for the first."""
+    first = node.args[0].node
+    if first is not None and tape.nodes[first].op == "__setitem__":
+        return True
+    phases, whole = set(), math.prod(step for _, step, _ in strided_slices(node))
+    while node.op == "__setitem__":
+        phases.add(tuple(start for *_, start in strided_slices(node)))
+        later = [tape.nodes[i] for i in node.users if tape.nodes[i].op == "__setitem__"]
+        if not later:
+            break
+        node = later[0]
+    return len(phases) == whole
+
+
+def _index(node: Node) -> _Found | None:
+    """Positions that take each pixel several times over."""
+    rank, times = len(node.args[0].shape), {}
+    for axis, positions in node.facts.get("positions", ()):
+        if all(b - a in (0, 1) for a, b in pairwise(positions)) and len(positions) > len(set(positions)):
+            times[axis + rank] = len(positions) / len(set(positions))
+    factor = tuple(times.get(i, 1.0) for i in range(2, rank))
+    return ("nearest", factor, [filters.box([max(1, round(f)) for f in factor])]) if times and rank > 2 else None
+
+
 _READERS: dict[str, Callable[[Node], _Found | None]] = {
     "interpolate": _interpolate,
     "repeat_interleave": _repeat,
     "pad": _pad,
+    "__setitem__": _setitem,
+    **dict.fromkeys(("__getitem__", "index_select"), _index),
     **{f"conv_transpose{r}d": _conv_transpose for r in (1, 2, 3)},
     **{f"max_unpool{r}d": _max_unpool for r in (1, 2, 3)},
 }
@@ -106,6 +145,8 @@ def find_upsampling(tape: Tape) -> list[Upsampling]:
         if read is None or not any(f > 1 for f in read[1]):
             continue
         kind, factor, own = read
+        if node.op == "__setitem__" and _covered(node, tape):
+            continue
         if node.op == "pad" and not any("shape" in tape.nodes[i].op or tape.nodes[i].op == "view" for i in node.users):
             continue  # a border of an axis of one pixel
         verdict = filters.judge([*own, *_filters_after(node, tape)], factor, range(-len(factor), 0))

@@ -21,7 +21,6 @@ from aablur.models.sites import UNREPAIRED
 from .catalogue import Family
 
 TOLERANCE = 1e-4  # of the largest output
-SECONDS = 150  # of processor time, for one model
 ALREADY = "filtered already"
 
 
@@ -77,7 +76,7 @@ def limited(seconds: float) -> Iterator[None]:
         raise OutOfTime(f"more than {seconds:g} seconds of processor time")
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)  # and again, if what it ended was a finalizer
     try:
         yield
     finally:
@@ -143,12 +142,12 @@ def repaired(model: nn.Module, args: Any, strength: float) -> nn.Module:
         return aablur.antialias(copy.deepcopy(model), args, strength=strength)
 
 
-def examine(family: Family, name: str, seconds: float = SECONDS) -> Row:
+def examine(family: Family, name: str) -> Row:
     """Measures a model; an exception is a finding of the row."""
     row, start = Row(family.name, name), time.process_time()
     at = ["build"]
     try:
-        with limited(seconds), warnings.catch_warnings(record=True) as caught:
+        with limited(family.seconds), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             _examine(row, family, at)
             row.said = "; ".join(dict.fromkeys(m for w in caught if (m := str(w.message)).startswith("aablur: ")))[:600]

@@ -98,8 +98,11 @@ def main(*arguments: str) -> None:
     jobs = [job for job in jobs if job not in known]
     about = machine()
     about["threads"] = "1"  # of each process
+    columns = [f.name for f in fields(Row)] + list(about)
+    if kept and (have := _columns(PATH)) != columns:
+        raise SystemExit(f"--zoo --resume: {PATH.name} has the columns {', '.join(have)}, not {', '.join(columns)}")
     with PATH.open("a" if kept else "w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)] + list(about))
+        writer = csv.DictWriter(file, columns)
         if not kept:
             writer.writeheader()
         for count, row in enumerate(measure(jobs), 1):
@@ -116,6 +119,11 @@ def read(path: Path) -> list[Row]:
     kinds: dict[str, Any] = {"str": str, "int": int, "float": float}
     with path.open(newline="") as file:
         return [Row(**{f.name: kinds[str(f.type)](r[f.name]) for f in fields(Row)}) for r in csv.DictReader(file)]
+
+
+def _columns(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return next(csv.reader(file))
 
 
 def reasons(row: Row) -> Counter[str]:
