@@ -78,3 +78,4 @@ def test_hot_kernels_compile_for_other_architectures(architecture: int, tmp_path
 def test_triton_compiles_for_every_architecture(op: str, capability: int) -> None:
     for kernel in triton_kernels.compile_op(op, torch.float16, "NCHW", architecture=capability):
         assert kernel.asm["cubin"]
+        assert kernel.metadata.shared <= 48 << 10, "what every card gives a block that does not ask for more"
