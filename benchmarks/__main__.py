@@ -78,7 +78,8 @@ def jobs_of(options: argparse.Namespace, device: Device) -> dict[str, Job]:
     workloads = [w for w in (dry_catalogue if device.dry else catalogue)(device.kind) if wanted(w, device.kind)]
     providers = chosen_providers(options)
     rows: dict[str, Job] = {w.name: partial(measure, w, device, providers) for w in workloads}
-    overhead: dict[str, Job] = {"overhead": partial(micro.overhead, device)}
+    compiled = device.kind == "cpu" and not options.quick and not options.no_compile
+    overhead: dict[str, Job] = {"overhead": partial(micro.overhead, device, compiled)}
     if device.kind == "cpu":
         jobs = rows | overhead | {"import": micro.import_time}
     else:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .devices import Device, Others, Step, Times, interleave, summary
-from .providers import MAX_POOL, OURS, Call, blur, max_blur
+from .providers import COMPILE, MAX_POOL, OURS, Call, blur, max_blur
 from .record import Measurement
 from .workloads import BOTH, FORWARD
 
 INFERENCE = "inference"  # no gradient is asked for; else the graph is recorded
 TINY = (1, 4, 4, 4)
+MANY = 10  # calls in one graph
+SAMPLE_S, SAMPLES = 3e-4, 20  # many short samples, a round: most fall between two turns of other processes
+COMPILE_MAX_POOL, NODE, CPP_NODE = f"{COMPILE} {MAX_POOL}", "node in Python", "node in C++"
 IMPORTS = 7
 
 IMPORT_CODE = """
@@ -26,30 +35,69 @@ print(time.perf_counter() - start)
 """
 
 
-def _step(op: Call, x: torch.Tensor, backward: bool) -> Step:
+class _View(torch.autograd.Function):
+    """A node in Python, of which everything beyond torch's own view is the price."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 2)
+
+
+def _each(op: Call, xs: list[Tensor]) -> list[Tensor]:
+    return [op(x) for x in xs]
+
+
+def _step(call: Callable[..., Any], given: Tensor | list[Tensor], backward: bool) -> Step:
     if not backward:
-        return lambda: op(x)
-    dy = torch.ones_like(op(x)).detach()
-    return lambda: torch.autograd.grad(op(x), x, dy)
+        return lambda: call(given)
+    dy = tree_map(torch.ones_like, call(given))
+    return lambda: torch.autograd.grad(call(given), given, dy)
 
 
-def overhead(device: Device) -> list[Measurement]:
-    """Host time of one eager call on a tiny input, without and with a gradient, beside F.max_pool2d's."""
+def overhead(device: Device, compiled: bool = False) -> list[Measurement]:
+    """Host time of a call on a tiny input, without and with a gradient, beside F.max_pool2d's.
+
+    With `compiled` also by torch.compile, alone and as one of many calls in a graph, and that of an autograd node that
+    does nothing, in Python and in C++. All times are of one call.
+    """
     measurements = []
     ours: dict[str, Call] = {"blur_pool2d": blur, "max_blur_pool2d": max_blur}
-    ops: dict[str, Call] = {MAX_POOL: lambda x: F.max_pool2d(x, 2), **ours}
-    for direction in (INFERENCE, FORWARD, BOTH):
-        x = torch.rand(TINY, device=device.where).requires_grad_(direction != INFERENCE)
+    nodes: dict[str, Call] = {NODE: super(torch.autograd.Function, _View).apply, CPP_NODE: lambda x: x.view_as(x)}  # pyright: ignore
+    for calls, direction in product((1, MANY) if compiled else (1,), (INFERENCE, FORWARD, BOTH)):
+        xs = [torch.rand(TINY, device=device.where).requires_grad_(direction != INFERENCE) for _ in range(calls)]
+        given = xs if calls > 1 else xs[0]
+        ops: dict[str, Callable[..., Any]] = {MAX_POOL: _max_pool, **ours}
+        if calls > 1:
+            ops = {name: partial(_each, op) for name, op in ops.items()}
+        timed = dict(ops)
+        if compiled:
+            torch._dynamo.reset()  # which else asks the guards of earlier graphs, too
+            timed |= {f"{COMPILE} {name}": torch.compile(op, dynamic=False, fullgraph=True) for name, op in ops.items()}
+            timed |= nodes if calls == 1 and direction != INFERENCE else {}
         others = Others()
-        calls = {name: _step(op, x, direction == BOTH) for name, op in ops.items()}
-        budget_s = 0.0 if device.dry else 2.0
-        times = interleave(calls, rounds=device.rounds, budget_s=budget_s, settle=device.settle)
+        steps = {name: _step(call, given, direction == BOTH) for name, call in timed.items()}
+        rounds, budget_s = (device.rounds, 0.0) if device.dry else (SAMPLES * device.rounds, float("inf"))
+        times = interleave(steps, rounds=rounds, budget_s=budget_s, settle=device.settle, sample_s=SAMPLE_S)
         busy = others.cores() if device.kind == "cpu" else None
         for op in ours:
-            name, size = f"overhead/{op}/{direction}", "x".join(map(str, TINY))
-            for who, taken in ((OURS, times[op]), (MAX_POOL, times[MAX_POOL])):
-                row = Measurement(name, op, direction, "NCHW", "float32", "overhead", "", size, who, others_cores=busy)
-                measurements.append(_timed(replace(row, speedup_of_ours=taken.median / times[op].median), taken))
+            name, group = f"overhead/{op}/{direction}", f"{calls} calls" if calls > 1 else ""
+            row = Measurement(
+                f"{name}/{group}" if group else name, op, direction, "NCHW", "float32", "overhead", group,
+                "x".join(map(str, TINY)), OURS, others_cores=busy,
+            )  # fmt: skip
+            keys = {OURS: op, MAX_POOL: MAX_POOL, COMPILE: f"{COMPILE} {op}", COMPILE_MAX_POOL: COMPILE_MAX_POOL}
+            for who, key in (keys | {name: name for name in nodes}).items():
+                if key in times:
+                    speedup = times[key].median / times[op].median
+                    measurements.append(_timed(replace(row, provider=who, speedup_of_ours=speedup), times[key], calls))
     return measurements
 
 
@@ -65,5 +113,5 @@ def import_time() -> list[Measurement]:
     return [_timed(row, summary(seconds))]
 
 
-def _timed(row: Measurement, taken: Times) -> Measurement:
-    return replace(row, ms=taken.median, ms_p20=taken.p20, ms_p80=taken.p80, how=taken.how)
+def _timed(row: Measurement, taken: Times, calls: int = 1) -> Measurement:
+    return replace(row, ms=taken.median / calls, ms_p20=taken.p20 / calls, ms_p80=taken.p80 / calls, how=taken.how)

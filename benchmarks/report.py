@@ -8,10 +8,11 @@ from itertools import groupby
 from statistics import geometric_mean
 
 from .check import TOLERANCES
-from .micro import INFERENCE
+from .micro import COMPILE_MAX_POOL, CPP_NODE, INFERENCE, NODE
 from .providers import (
     BASELINE_SLACK,
     BASELINES,
+    COMPILE,
     COMPILED,
     EAGER,
     EAGER_NCHW,
@@ -242,21 +243,23 @@ def means(measurements: Sequence[Measurement], device: str) -> Iterator[Line]:
 
 
 def overheads(measurements: Iterable[Measurement], device: str) -> Iterator[Line]:
-    """Of a call on a tiny input, against F.max_pool2d. The bars are a CPU's."""
-    yield ("op", "pass", "us", "max_pool2d's", "us beyond it", "times it")
+    """Of a call on a tiny input, against F.max_pool2d. The bars are a CPU's, of eager calls one by one."""
+    also = (COMPILE, COMPILE_MAX_POOL, NODE, CPP_NODE)
+    yield ("op", "pass", "in a graph", "us", "max_pool2d's", "us beyond it", "times it", *also)
     for row in rows_of(m for m in measurements if m.regime == "overhead"):
-        ours, theirs = row[OURS].ms, row[MAX_POOL].ms
+        m, ours, theirs = row[OURS], row[OURS].ms, row[MAX_POOL].ms
         if not ours or not theirs:
             continue
-        beyond, times, inference = 1e3 * (ours - theirs), ours / theirs, row[OURS].direction == INFERENCE
+        beyond, times, inference = 1e3 * (ours - theirs), ours / theirs, m.direction == INFERENCE
         bar = (
             verdict(beyond, INFERENCE_LIMIT_US, True, [row])
             if inference
             else verdict(times, OVERHEAD_LIMIT, True, [row])
         )
         cells = [_number(v) for v in (1e3 * ours, 1e3 * theirs, beyond, times)]
-        cells[2 if inference else 3] += bar if device == "cpu" else ""
-        yield (row[OURS].op, row[OURS].direction, *cells)
+        cells[2 if inference else 3] += bar if device == "cpu" and not m.group else ""
+        others = (row[name].ms if name in row else None for name in also)
+        yield (m.op, m.direction, m.group, *cells, *(_number(ms and 1e3 * ms) for ms in others))
 
 
 def imports(measurements: Iterable[Measurement]) -> Iterator[str]:

@@ -144,7 +144,7 @@ def test_numbers_of_63_bits(call: str) -> None:
     """Sums and products that overflow, or would take years."""
     code = f"import torch, aablur; x = torch.ones(1, 1, 1); print(torch.ops.aablur.{call})"
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200)
     assert done.returncode == 1 and "RuntimeError" in done.stderr, done
 
 

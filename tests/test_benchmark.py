@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import model
+from benchmarks import micro, model
 from benchmarks.check import judge
 from benchmarks.devices import device_of
-from benchmarks.providers import COPY, OURS, PROVIDERS, TRITON, takes_part
+from benchmarks.providers import COMPILE, COPY, MAX_POOL, OURS, PROVIDERS, TRITON, takes_part
 from benchmarks.record import RESULTS, read
 from benchmarks.report import report, rows_of
 from benchmarks.workloads import (
@@ -78,6 +78,21 @@ def test_a_dry_run_of_a_cpu(tmp_path: Path) -> None:
     rows = [row for row in rows_of(found) if row[OURS].regime == "memory"]
     assert len(rows) == 4 and all({*row} == {COPY, OURS, "eager NCHW", "eager channels_last"} for row in rows)
     assert all(row[OURS].saved_bytes is not None and row[OURS].grad_relative_error is not None for row in rows)
+
+
+def test_host_time_of_graphs_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled calls stand beside eager ones, one by one and many in a graph, and the price of a node in Python."""
+    monkeypatch.setattr(torch, "compile", lambda call, **options: call)
+    found = micro.overhead(device_of("cpu", rounds=3, dry=True), compiled=True)
+    rows = {row[OURS].name: set(row) for row in rows_of(found)}
+    ours = {OURS, MAX_POOL, COMPILE, micro.COMPILE_MAX_POOL}
+    for op, direction in product(("blur_pool2d", "max_blur_pool2d"), (micro.INFERENCE, FORWARD, BOTH)):
+        nodes = set() if direction == micro.INFERENCE else {micro.NODE, micro.CPP_NODE}
+        assert rows.pop(f"overhead/{op}/{direction}") == ours | nodes
+        assert rows.pop(f"overhead/{op}/{direction}/{micro.MANY} calls") == ours
+    assert not rows and all(m.ms and m.ms > 0 for m in found)
+    (table,) = (text for text in report(found, "cpu") if text.startswith("Host time"))
+    assert len(table.splitlines()) == 14 and micro.CPP_NODE in table
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("[cg]pu-*.csv")), ids=lambda p: p.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from benchmarks.codegen import interpreter
 
 ROOT = Path(__file__).parent.parent
 CASES = cases()
+ON_MACHINE_CODE = os.environ.get(interpreter.IN_USE) == "1"
+FEW = "^(volumes|recompute|filters (after a max )?2x3x)"  # small ones of every op
 
 
 def test_cases_have_names_of_their_own_and_reach_every_op() -> None:
@@ -109,8 +112,15 @@ def _last(flat: Tensor, like: Tensor) -> Tensor:
     return flat.view(moved.shape).permute(0, like.ndim - 1, *range(1, like.ndim - 1))
 
 
-def _only(choose: Callable[[Tensor], bool], name: str) -> Callable[..., Any]:
-    body = ops._REFERENCE[name]
+def _body(name: str, backend: str) -> Callable[..., Any]:
+    """The backend's own kernel, which stays below one that is registered later."""
+    if backend == "reference":
+        return ops._REFERENCE[name]
+    kernel, keys = torch.library.get_kernel(f"aablur::{name}", "CPU"), torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    return lambda *args: kernel.call_boxed(keys, *args)
+
+
+def _only(choose: Callable[[Tensor], bool], body: Callable[..., Any]) -> Callable[..., Any]:
 
     def kernel(*args: Any) -> Any:
         out = body(*args)
@@ -134,24 +144,35 @@ PLANTED = [  # the op, what it is wrong of, and what the report must name
 ]
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(("name", "where", "choose"), PLANTED, ids=lambda v: v if isinstance(v, str) else "")
-def test_a_planted_wrong_kernel_is_found(name: str, where: str, choose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_servings", lambda: [("cpu", "cpu")])
-    force = ops._force
+def test_a_planted_wrong_kernel_is_found(
+    name: str, where: str, choose: Any, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_servings", lambda: [("cpu", backend)])
+    force, body = ops._force, _body(name, backend)
 
     def forced(backend: str) -> torch.library.Library:
         library = force(backend)
-        library.impl(name, _only(choose, name), "CPU", allow_override=True)
+        library.impl(name, _only(choose, body), "CPU", allow_override=True)
         return library
 
     monkeypatch.setattr(ops, "_force", forced)
-    report = aablur.check(seconds=600, speed=False)
+    report = aablur.check(only=FEW if ON_MACHINE_CODE else None, seconds=600, speed=False)
     wrong = report.served[0].wrong
-    assert not report.ok and wrong
+    assert not report.ok and wrong and all("is right" in found.what for found in wrong)
     said = str(report)
     assert "WRONG" in said and wrong[0].case in said and f"torch: {torch.__version__}" in said
     assert "again: python -m aablur check --no-speed --only" in said and "AABLUR_BACKEND=reference" in said
     assert where == "all" or all(where in found.case for found in wrong) or where == "large"
+
+
+@pytest.mark.skipif(not interpreter.LIBRARY.exists(), reason="build/machine_code is not built")
+def test_planted_wrong_machine_code_is_found() -> None:
+    """The tests above of each op, where the CPU's kernels are CUDA's, executed."""
+    command = [sys.executable, "-m", "pytest", __file__, "-k", "planted_wrong_kernel and all and cpu"]
+    done = subprocess.run(command, cwd=ROOT, env=interpreter.environment(), capture_output=True, text=True)
+    assert done.returncode == 0 and f"{len(ops._REFERENCE)} passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_case_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
