@@ -1,7 +1,8 @@
 // The generic blur and its transpose: for every geometry, dtype, layout and size.
 //
 //   axes --fold, unfold--> shared tables: the sources of each coordinate of a box, and their weights
-//   global source --an element for each triple of entries--> registers: one sum --> global result
+//   global source --an element for each entry of a row and of a column--> registers: sums of slices --> shared
+//   shared sums --the entries of a result--> registers: one sum --> global result
 //
 // A block has a box of results, of some planes (or images, channels last). Its threads make the tables of the box's
 // coordinates first, then results: neighbours take neighbouring elements, each a column of the box. Where a coordinate
@@ -283,7 +284,10 @@ struct TableBlur : Matrices<int> {
     for (int j = i - 1; is_there && j >= 0; --j)
       if (j % most[0] < tables.along_count[j / most[0]] && tables.along[j].offset == source) first = j;
     __syncthreads();
-    if (i >= most_entries) return;
+    if (i >= most_entries) {
+      if (i < slices) tables.slice[i] = 0;
+      return;
+    }
     const uint32_t firsts = __ballot_sync(~0u, is_there && first == i);
     const int count = __popc(firsts), number = __popc(firsts & ((1u << first) - 1));
     if (is_there) tables.along[i].offset = number * Thread::count;
