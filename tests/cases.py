@@ -378,6 +378,26 @@ def _forms() -> Iterator[Case]:
     yield Case("form", (1, 2, 13, 18), taps="s5", dtype="f64")
 
 
+def _long() -> Iterator[Case]:
+    """Filters of more taps than kernels have as constants, and tables of up to 32 entries a coordinate and beyond."""
+    pick, modes, dtypes = random.Random(1213).choice, list(MODES), list(DTYPES)
+    for shape, rank, taps in (
+        ((1, 2, 70), 1, 25),
+        ((1, 2, 41, 38), 2, 13),
+        ((1, 3, 23, 45), 2, 20),
+        ((1, 2, 36, 37), 2, 32),
+        ((1, 2, 40, 35), 2, 33),
+        ((1, 2, 17, 16), 2, "c31"),
+        ((1, 2, 11, 12, 13), 3, 9),
+        ((1, 2, 13, 12, 14), 3, 12),
+    ):
+        for stride in (1, 2):
+            yield from _both(Case(
+                "long", shape, rank=rank, taps=taps, stride=stride, padding_mode=pick(modes), dtype=pick(dtypes),
+                layout=pick(("contiguous", "channels_last")[: rank]),
+            ))  # fmt: skip
+
+
 def _far() -> Iterator[Case]:
     """Geometries whose numbers need more than 32 bits on the way."""
     pick, modes = random.Random(2031).choice, list(MODES)
@@ -396,6 +416,7 @@ def _far() -> Iterator[Case]:
 
 CASES = list(
     {
-        case.id: case for case in (*_generate(), *_shared(), *_filters(), *_narrow(), *_pools(), *_forms(), *_far())
+        case.id: case
+        for case in (*_generate(), *_shared(), *_filters(), *_narrow(), *_pools(), *_forms(), *_long(), *_far())
     }.values()
 )

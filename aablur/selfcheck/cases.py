@@ -189,3 +189,5 @@ def _generate() -> Iterator[Case]:
         yield Case("strides", (2, 3, 12, 13), 3, dtype, "strided", options=options)
         yield Case("many planes", (3, 67, 7, 7), 3, dtype, options=options)
         yield Case("large", (1, 2, 210, 170), 3, dtype, options=options)
+    for layout in _LAYOUTS:
+        yield Case("wide filters", (1, 2, 9, 10), 33, "float32", layout, options={"padding_mode": next(modes)})

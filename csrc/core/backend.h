@@ -52,8 +52,8 @@ struct Backend {
   // Is told of each new map of a million elements and up, before anything is written there.
   void (*allocated)(void* data, int64_t bytes);
 
-  void (*blur)(const Problem&, const Source& x, void* out);
-  void (*blur_backward)(const Problem&, const Source& grad, void* out);
+  void (*blur)(const Problem&, const Source& x, void* out, Workspace&);
+  void (*blur_backward)(const Problem&, const Source& grad, void* out, Workspace&);
   // Codes are written where there is room for them.
   void (*max_blur)(const Problem&, const Source& x, void* out, uint8_t* codes, Workspace&);
   // The maxima are known from codes, or else from x.

@@ -97,7 +97,7 @@ bool has_dense_planes(const Shape& shape, const Strides& strides, const int64_t 
 }
 
 template <bool Transposed>
-void blur(const Problem& problem, const Source& x, void* out) {
+void blur(const Problem& problem, const Source& x, void* out, Workspace&) {
   const Shape& shape = problem.shape;
   const Sizes sizes(shape);
   const auto &source = Transposed ? sizes.out : sizes.x, &result = Transposed ? sizes.x : sizes.out;

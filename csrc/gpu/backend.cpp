@@ -47,8 +47,7 @@ class Queue {
 };
 
 template <class Arguments>
-void launch(const Problem& problem, const char* (*Kernels::*kernel)(const Arguments&, void*),
-            const Arguments& arguments) {
+void launch(const Problem& problem, const char* (*Kernels::*kernel)(Arguments, void*), const Arguments& arguments) {
   const Queue queue(problem);
   const char* error = (kernels_of(problem.dtype).*kernel)(arguments, queue.stream());
   STD_TORCH_CHECK(!error, "aablur: ", error ? error : "");
@@ -69,14 +68,14 @@ Codes codes_of(const Shape& shape, const uint8_t* data) {
   return {const_cast<uint8_t*>(data), Packing(shape.axis, shape.channels_last, shape.channels)};
 }
 
-void blur(const Problem& problem, const Source& x, void* out) {
+void blur(const Problem& problem, const Source& x, void* out, Workspace& workspace) {
   launch(problem, &Kernels::blur,
-         BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, {}, nullptr});
+         BlurArguments{problem.shape, filters_of(problem), x.data, x.strides, out, {}, &workspace});
 }
 
-void blur_backward(const Problem& problem, const Source& grad, void* out) {
+void blur_backward(const Problem& problem, const Source& grad, void* out, Workspace& workspace) {
   launch(problem, &Kernels::blur_backward,
-         BlurArguments{problem.shape, filters_of(problem), grad.data, grad.strides, out, {}, nullptr});
+         BlurArguments{problem.shape, filters_of(problem), grad.data, grad.strides, out, {}, &workspace});
 }
 
 void max_blur(const Problem& problem, const Source& x, void* out, uint8_t* codes, Workspace& workspace) {

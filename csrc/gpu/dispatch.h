@@ -312,6 +312,16 @@ const char* generic_blur(const GenericArguments& given, void* stream) {
   return launch(FarBlur<Source, To>(arguments, Source(arguments.x, arguments.x_strides)), stream);
 }
 
+// Has a long row of binomial taps made in a workspace, for kernels to read it as a given one.
+template <class T, class Arguments>
+const char* give_taps(Arguments& a, void* stream) {
+  using A = accumulator<T>;
+  if (a.filters.taps || a.filters.row <= Weights<T>::most) return nullptr;
+  void* const row = a.workspace->allocate(a.filters.row * int64_t(sizeof(A)));
+  a.filters.taps = row;
+  return launch(BinomialRow<A>(a.shape, a.filters, row), stream);
+}
+
 // The same, and whether a window is small; 64 bits serve all windows.
 template <class F>
 const char* with_window(const Shape& shape, std::initializer_list<Strides> read, F&& f) {
@@ -408,33 +418,31 @@ const char* generic_max_blur_backward(const MaxBackwardArguments& given, void* s
 
 template <class T>
 struct Dispatch {
-  static const char* blur(const BlurArguments& arguments, void* stream) {
+  static const char* blur(BlurArguments arguments, void* stream) { return blur<false>(arguments, stream); }
+  static const char* blur_backward(BlurArguments arguments, void* stream) { return blur<true>(arguments, stream); }
+  template <bool Backward>
+  static const char* blur(BlurArguments& a, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_bands<false, T>(arguments, stream, error)) return error;
-    return generic_blur<T, T>(
-        {arguments.shape, arguments.filters, false, arguments.x, arguments.x_strides, arguments.out}, stream);
+      if (blur_by_bands<Backward, T>(a, stream, error)) return error;
+    error = give_taps<T>(a, stream);
+    return error ? error : generic_blur<T, T>({a.shape, a.filters, Backward, a.x, a.x_strides, a.out}, stream);
   }
-  static const char* blur_backward(const BlurArguments& arguments, void* stream) {
+  static const char* max_blur(BlurArguments a, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (blur_by_bands<true, T>(arguments, stream, error)) return error;
-    return generic_blur<T, T>(
-        {arguments.shape, arguments.filters, true, arguments.x, arguments.x_strides, arguments.out}, stream);
+      if (max_blur_by_bands<T>(a, stream, error)) return error;
+    error = give_taps<T>(a, stream);
+    return error ? error : generic_max_blur<T>(a, stream);
   }
-  static const char* max_blur(const BlurArguments& arguments, void* stream) {
+  static const char* max_blur_backward(MaxBackwardArguments a, void* stream) {
     const char* error = nullptr;
     if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_by_bands<T>(arguments, stream, error)) return error;
-    return generic_max_blur<T>(arguments, stream);
+      if (max_blur_backward_by_bands<T>(a, stream, error)) return error;
+    error = give_taps<T>(a, stream);
+    return error ? error : generic_max_blur_backward<T>(a, stream);
   }
-  static const char* max_blur_backward(const MaxBackwardArguments& arguments, void* stream) {
-    const char* error = nullptr;
-    if constexpr (!std::is_same_v<T, double>)
-      if (max_blur_backward_by_bands<T>(arguments, stream, error)) return error;
-    return generic_max_blur_backward<T>(arguments, stream);
-  }
-  static const char* taps_gradient(const TapsArguments& arguments, void* stream) {
+  static const char* taps_gradient(TapsArguments arguments, void* stream) {
     const TapsGradientSplit split(arguments.shape, arguments.filters);
     if (split.taps) return from_partial_sums(arguments, split, stream);
     const char* error = with_index(arguments.shape, {arguments.grad_strides, arguments.x_strides}, [&](auto index) {

@@ -18,18 +18,28 @@ namespace aablur::gpu {
 
 // ---- one axis --------------------------------------------------------------------------------------
 
-// The taps of all axes, one after the other: given ones, or binomial ones of up to 8 taps an axis.
+// Tap t of a binomial filter: of (1 + z)**(taps - 1) / 2**(taps - 1).
+AABLUR_HOST_DEVICE inline double binomial_tap(int64_t taps, int64_t t) {
+  double value = 1;
+  for (int64_t i = 0; i < t; ++i) value = value * double(taps - 1 - i) / double(i + 1);
+  for (int64_t i = 1; i < taps; ++i) value /= 2;
+  return value;
+}
+
+// The taps of all axes, one after the other: given ones, or binomial ones, of which there is room for a few.
 template <class T>
 class Weights {
   using A = accumulator<T>;
 
  public:
+  static constexpr int most = 24;
+
   Weights(const Filters& filters, const Shape& shape)
       : given_(static_cast<const A*>(filters.taps)), row_(int(filters.row)), per_channel_(filters.per_channel) {
     for (int a = 0; a < 3; ++a) offset_[a] = int(filters.offset[a]);
     for (int a = 0; a < 3 && !given_; ++a)
       for (int64_t t = 0; t < shape.axis[a].taps && offset_[a] >= 0; ++t)
-        binomial_[offset_[a] + t] = binomial(shape.axis[a].taps, t);
+        binomial_[offset_[a] + t] = A(binomial_tap(shape.axis[a].taps, t));
   }
   // Tap t of an axis of channel's filter; 1 of an axis that has none.
   AABLUR_HOST_DEVICE A tap(int axis, int t, int64_t channel) const {
@@ -43,17 +53,10 @@ class Weights {
   AABLUR_HOST_DEVICE int number(int axis, int t) const { return offset_[axis] < 0 ? -1 : offset_[axis] + t; }
 
  private:
-  static A binomial(int64_t taps, int64_t t) {
-    double value = 1;  // of (1 + z)**(taps - 1) / 2**(taps - 1)
-    for (int64_t i = 0; i < t; ++i) value = value * double(taps - 1 - i) / double(i + 1);
-    for (int64_t i = 1; i < taps; ++i) value /= 2;
-    return A(value);
-  }
-
   const A* given_;
   int row_, offset_[3];
   bool per_channel_;
-  A binomial_[24] = {};
+  A binomial_[most] = {};
 };
 
 // Calls f(source, tap) for each that output o of an axis reads.
@@ -65,6 +68,24 @@ AABLUR_HOST_DEVICE inline void sources(const BasicAxis<I>& axis, I o, F&& f) {
     if (source != outside) f(source, t);
   }
 }
+
+// Makes the row of more binomial taps than Weights has room for.
+template <class A>
+struct BinomialRow {
+  int64_t taps[3], total;
+  A* row;
+
+  BinomialRow(const Shape& shape, const Filters& filters, void* row) : total(filters.row), row(static_cast<A*>(row)) {
+    for (int a = 0; a < 3; ++a) taps[a] = filters.offset[a] < 0 ? 0 : shape.axis[a].taps;
+  }
+  int64_t count() const { return total; }
+  AABLUR_HOST_DEVICE void operator()(int64_t i) const {
+    int64_t t = i;
+    int a = 0;
+    while (t >= taps[a]) t -= taps[a++];
+    row[i] = A(binomial_tap(taps[a], t));
+  }
+};
 
 // A blur, or its transpose, of maps without a window: what its results read along each axis.
 template <class I>

@@ -7,7 +7,7 @@
 
 namespace aablur::gpu {
 
-// Taps as accumulators: (1 or channels, sum of sizes), the axes side by side; null for binomials of up to 8 taps.
+// Taps as accumulators: (1 or channels, sum of sizes), the axes side by side; null for binomials.
 struct Filters {
   const void* taps = nullptr;
   int64_t row = 0;         // sum of sizes
@@ -28,7 +28,7 @@ struct BlurArguments {  // out = blur(prologue(x)), or without a window its tran
   Strides x_strides;
   void* out = nullptr;             // dense
   Codes codes;                     // written if there
-  Workspace* workspace = nullptr;  // of generic kernels with a max
+  Workspace* workspace = nullptr;  // of generic kernels
 };
 
 struct MaxBackwardArguments {  // out = the adjoint of max after the transposed blur of grad
@@ -87,11 +87,11 @@ struct TapsGradientSplit {
 
 // One dtype's kernels, queued on a stream. Each returns why it could not be queued, or null.
 struct Kernels {
-  const char* (*blur)(const BlurArguments&, void* stream);
-  const char* (*blur_backward)(const BlurArguments&, void* stream);
-  const char* (*max_blur)(const BlurArguments&, void* stream);
-  const char* (*max_blur_backward)(const MaxBackwardArguments&, void* stream);
-  const char* (*taps_gradient)(const TapsArguments&, void* stream);
+  const char* (*blur)(BlurArguments, void* stream);
+  const char* (*blur_backward)(BlurArguments, void* stream);
+  const char* (*max_blur)(BlurArguments, void* stream);
+  const char* (*max_blur_backward)(MaxBackwardArguments, void* stream);
+  const char* (*taps_gradient)(TapsArguments, void* stream);
 };
 
 extern const Kernels float16_kernels, bfloat16_kernels, float32_kernels, float64_kernels;

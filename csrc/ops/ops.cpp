@@ -68,7 +68,8 @@ Tensor blur_pool(const Tensor& x, const std::optional<Tensor>& taps, const Ints&
   const Map map = map_of(x, geometry), result = result_map(map, geometry.axis, false);
   const Problem problem = problem_of(x, geometry, map, taps);
   Tensor out = new_map(backend, result, x);
-  if (!result.empty()) backend.blur(problem, Readable(backend, x, map), out.mutable_data_ptr());
+  Tensors workspace(x);
+  if (!result.empty()) backend.blur(problem, Readable(backend, x, map), out.mutable_data_ptr(), workspace);
   return out;
 }
 
@@ -79,7 +80,8 @@ Tensor blur_pool_backward(const Tensor& grad, const std::optional<Tensor>& taps,
   const Map map = gradient_map(grad, size, geometry, channels_last), result = result_map(map, geometry.axis, true);
   const Problem problem = problem_of(grad, geometry, map, taps);
   Tensor out = new_map(backend, result, grad);
-  if (!result.empty()) backend.blur_backward(problem, Readable(backend, grad, map), out.mutable_data_ptr());
+  Tensors workspace(grad);
+  if (!result.empty()) backend.blur_backward(problem, Readable(backend, grad, map), out.mutable_data_ptr(), workspace);
   return out;
 }
 
