@@ -12,13 +12,7 @@
 
 namespace aablur {
 
-struct Identity {
-  static constexpr bool selects = false;
-};
-
 struct Max {
-  static constexpr bool selects = true;
-
   // F.max_pool2d's rule, for scalars and vectors: the first maximum wins a tie, a NaN wins always.
   template <class V>
   AABLUR_HOST_DEVICE static constexpr auto replaces(const V& candidate, const V& best) {
